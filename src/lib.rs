@@ -1,0 +1,19 @@
+//! stomp-relay: a thin TLS-terminating WebSocket front end that authenticates clients and relays STOMP 1.0/1.1/1.2
+//! frames to RabbitMQ over AMQP 0-9-1.
+//!
+//! Imports point down this list, data flows both ways; `tests/it/layers.rs` keeps it so.
+//!
+//! ```text
+//! 6  main, cli                           flags, config, telemetry, exit code
+//! 5  server                              bind, accept, cap, drain
+//! 4  connection   admin   config         connection: the place where transport, codec, session and broker channel meet
+//! 3  listener     broker                 adapters: each knows one outside world, none knows another
+//! 2  metrics
+//! 1  session                             pure state machine: frames in, commands out; broker events in, frames out
+//! 0  stomp                               pure codec: std + bytes
+//! ```
+//!
+//! Read in this order: `session`, `session::command`, `session::event`, `connection`, `broker::channel`, `server`.
+
+pub mod session;
+pub mod stomp;

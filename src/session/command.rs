@@ -1,0 +1,104 @@
+//! What the session asks of the broker side. The session decides, `crate::broker` performs.
+//!
+//! Every command is performed in the order in which it was given, with two exceptions that the session relies on:
+//! settlements go out as soon as their channel can take them, and publishes wait for nothing but earlier publishes (they
+//! use another AMQP connection). So the session holds a SEND back while a declaration or subscription is under way.
+
+use super::amqp::{Binding, Body, FieldValue, Properties, QueueDeclaration, ShortText};
+
+/// Numbers a SEND of this session; confirms are reported by it, in the order of publishing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PublishToken(pub u64);
+
+/// Numbers a subscription of this session; never used twice in a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SubscriptionKey(pub u64);
+
+/// Numbers a queue declaration of this session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeclareToken(pub u64);
+
+/// The broker's delivery tag, valid for one lease; opaque to the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeliveryTag(pub u64);
+
+/// What the client shows to be let in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub login: String,
+    pub passcode: String,
+}
+
+// The passcode must never reach a log, so there is no derived Debug.
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("login", &self.login).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum BrokerCommand {
+    /// Declare a queue that a SEND or a `reply-to` needs. Answer: `Declared`.
+    Declare { token: DeclareToken, queue: QueueDeclaration },
+    /// Finish what was given before, give back what is unacknowledged, end the lease. Answer: `Closed`.
+    Close,
+    Publish(Publish),
+    /// Acknowledge or refuse one delivery. No answer.
+    Settle { tag: DeliveryTag, outcome: Settlement },
+    /// Declare, bind, set the prefetch, consume, in this order. Answer: `Subscribed`.
+    Subscribe(Subscribe),
+    /// Cancel the consumer; deliveries that the session never saw go back to the queue. Answer: `Unsubscribed`.
+    Unsubscribe { key: SubscriptionKey, queue: AfterUnsubscribe },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Publish {
+    pub body: Body,
+    pub exchange: ShortText,
+    /// Unroutable messages come back as `Returned` when set. Always set together with `properties.message_id`.
+    pub mandatory: bool,
+    pub properties: Properties,
+    pub routing_key: ShortText,
+    pub token: PublishToken,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subscribe {
+    pub binding: Option<Binding>,
+    pub consumer_arguments: Vec<(ShortText, FieldValue)>,
+    pub key: SubscriptionKey,
+    /// Messages in flight, 1 to 65,535; 0 would be without bound and is never sent by the session.
+    pub prefetch: u16,
+    pub queue: SubscribedQueue,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum SubscribedQueue {
+    /// Must exist; nothing is declared.
+    Existing(ShortText),
+    /// Declared first. With a `binding`, a queue that this very command created is deleted again if a later step fails.
+    Declared(QueueDeclaration),
+}
+
+impl SubscribedQueue {
+    pub fn name(&self) -> &ShortText {
+        match self {
+            SubscribedQueue::Existing(name) => name,
+            SubscribedQueue::Declared(queue) => &queue.name,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    Ack,
+    /// `requeue` false dead-letters or drops.
+    Nack { requeue: bool },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterUnsubscribe {
+    /// Delete the queue with all that is in it.
+    Delete,
+    Keep,
+}
