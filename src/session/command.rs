@@ -39,16 +39,25 @@ impl std::fmt::Debug for Credentials {
 #[derive(Clone, Debug, PartialEq)]
 pub enum BrokerCommand {
     /// Declare a queue that a SEND or a `reply-to` needs. Answer: `Declared`.
-    Declare { token: DeclareToken, queue: QueueDeclaration },
+    Declare {
+        token: DeclareToken,
+        queue: QueueDeclaration,
+    },
     /// Finish what was given before, give back what is unacknowledged, end the lease. Answer: `Closed`.
     Close,
     Publish(Publish),
     /// Acknowledge or refuse one delivery. No answer.
-    Settle { tag: DeliveryTag, outcome: Settlement },
+    Settle {
+        tag: DeliveryTag,
+        outcome: Settlement,
+    },
     /// Declare, bind, set the prefetch, consume, in this order. Answer: `Subscribed`.
     Subscribe(Subscribe),
     /// Cancel the consumer; deliveries that the session never saw go back to the queue. Answer: `Unsubscribed`.
-    Unsubscribe { key: SubscriptionKey, queue: AfterUnsubscribe },
+    Unsubscribe {
+        key: SubscriptionKey,
+        queue: AfterUnsubscribe,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -93,7 +102,9 @@ impl SubscribedQueue {
 pub enum Settlement {
     Ack,
     /// `requeue` false dead-letters or drops.
-    Nack { requeue: bool },
+    Nack {
+        requeue: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

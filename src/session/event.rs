@@ -10,20 +10,41 @@ pub enum BrokerEvent {
     /// Answer to `Close`: the broker has everything that was given before, the lease is gone.
     Closed,
     /// RabbitMQ confirmed the publish. Confirmed, Rejected and Returned come in the order of publishing.
-    Confirmed { token: PublishToken },
-    Declared { token: DeclareToken, queue: ShortText },
+    Confirmed {
+        token: PublishToken,
+    },
+    Declared {
+        token: DeclareToken,
+        queue: ShortText,
+    },
     Delivery(Delivery),
     /// The lease is gone and nothing given to it will be answered any more.
-    Failed { failure: Failure, concerns: Concern },
+    Failed {
+        failure: Failure,
+        concerns: Concern,
+    },
     /// RabbitMQ refused the publish with `basic.nack` (queue length limit with reject-publish, or an internal error).
-    Rejected { token: PublishToken },
+    Rejected {
+        token: PublishToken,
+    },
     /// A mandatory publish reached no queue. No Confirmed follows for this token.
-    Returned { token: PublishToken, reply_code: u16, reply_text: String },
-    Subscribed { key: SubscriptionKey, queue: ShortText },
+    Returned {
+        token: PublishToken,
+        reply_code: u16,
+        reply_text: String,
+    },
+    Subscribed {
+        key: SubscriptionKey,
+        queue: ShortText,
+    },
     /// The broker cancelled the consumer: its queue was deleted or its node is gone.
-    SubscriptionCancelled { key: SubscriptionKey },
+    SubscriptionCancelled {
+        key: SubscriptionKey,
+    },
     Unblocked,
-    Unsubscribed { key: SubscriptionKey },
+    Unsubscribed {
+        key: SubscriptionKey,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
