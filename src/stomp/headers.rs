@@ -1,0 +1,151 @@
+//! The headers of one frame, in order. Does not refuse repeated names (the decoder drops them) and escapes nothing.
+
+use std::fmt;
+
+/// Text to make room for with the first header; most frames need no more.
+const TEXT_BYTES_FIRST: usize = 256;
+/// Headers to make room for with the first header.
+const SPANS_FIRST: usize = 8;
+
+/// Headers whose values never appear in Debug output; compared without regard to case.
+const SECRET_NAMES: [&str; 2] = ["authorization", "passcode"];
+
+/// Names and values as they mean, escapes resolved. All text lies in one string: two allocations, however many headers.
+#[derive(Clone, Default)]
+pub struct Headers {
+    text: String,
+    spans: Vec<Span>,
+}
+
+/// Byte offsets into the text. The name's end and the value's start differ once a value has been trimmed.
+#[derive(Clone, Copy)]
+struct Span {
+    name_start: usize,
+    name_end: usize,
+    value_start: usize,
+    value_end: usize,
+}
+
+impl Headers {
+    pub fn new() -> Headers {
+        Headers::default()
+    }
+
+    /// Appends, also if the name is there already; [`Headers::get`] then still finds the first.
+    pub fn push(&mut self, name: &str, value: &str) {
+        if self.spans.is_empty() {
+            self.spans.reserve(SPANS_FIRST);
+            self.text.reserve(TEXT_BYTES_FIRST.max(name.len() + value.len()));
+        }
+        let name_start = self.text.len();
+        self.text.push_str(name);
+        let name_end = self.text.len();
+        self.text.push_str(value);
+        self.spans.push(Span { name_start, name_end, value_start: name_end, value_end: self.text.len() });
+    }
+
+    /// The value of the first header of this name (STOMP 1.2, "Repeated Header Entries"). Names are case-sensitive.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(other, _)| *other == name).map(|(_, value)| value)
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// Name and value of each header, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.spans
+            .iter()
+            .map(|span| (&self.text[span.name_start..span.name_end], &self.text[span.value_start..span.value_end]))
+    }
+
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// Strips leading spaces from every value. STOMP 1.0 clients may write `name: value`; names and what trails stay.
+    pub fn trim_values_start(&mut self) {
+        for span in &mut self.spans {
+            let value = &self.text[span.value_start..span.value_end];
+            span.value_start += value.len() - value.trim_start_matches(' ').len();
+        }
+    }
+}
+
+impl PartialEq for Headers {
+    /// By content and order, whatever is stored behind a trimmed value.
+    fn eq(&self, other: &Headers) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Headers {}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.iter().map(|(name, value)| (name, if is_secret(name) { "***" } else { value }));
+        f.debug_map().entries(shown).finish()
+    }
+}
+
+fn is_secret(name: &str) -> bool {
+    SECRET_NAMES.iter().any(|secret| secret.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Headers;
+
+    fn headers(pairs: &[(&str, &str)]) -> Headers {
+        let mut headers = Headers::new();
+        for (name, value) in pairs {
+            headers.push(name, value);
+        }
+        headers
+    }
+
+    #[test]
+    fn headers_come_back_in_order() {
+        let headers = headers(&[("b", "2"), ("", "empty name"), ("a", "")]);
+        assert_eq!(headers.iter().collect::<Vec<_>>(), [("b", "2"), ("", "empty name"), ("a", "")]);
+        assert_eq!(headers.len(), 3);
+        assert!(!headers.is_empty());
+        assert!(Headers::new().is_empty());
+    }
+
+    #[test]
+    fn first_of_a_repeated_name_is_found() {
+        let headers = headers(&[("a", "1"), ("a", "2")]);
+        assert_eq!(headers.get("a"), Some("1"));
+        assert_eq!(headers.get("A"), None);
+        assert!(headers.contains("a") && !headers.contains("b"));
+    }
+
+    #[test]
+    fn trimming_strips_leading_spaces_of_values_only() {
+        let mut trimmed = headers(&[(" n ", "  v  "), ("tab", "\tx"), ("blank", "   "), ("", "")]);
+        trimmed.trim_values_start();
+        assert_eq!(trimmed, headers(&[(" n ", "v  "), ("tab", "\tx"), ("blank", ""), ("", "")]));
+        assert_eq!(trimmed.get(" n "), Some("v  "));
+    }
+
+    #[test]
+    fn equality_is_by_content_and_order() {
+        assert_eq!(headers(&[("a", "bc")]), headers(&[("a", "bc")]));
+        assert_ne!(headers(&[("a", "bc")]), headers(&[("ab", "c")]));
+        assert_ne!(headers(&[("a", "1"), ("b", "2")]), headers(&[("b", "2"), ("a", "1")]));
+        assert_ne!(headers(&[("a", "1")]), headers(&[("a", "1"), ("b", "2")]));
+    }
+
+    #[test]
+    fn debug_output_hides_secrets() {
+        let shown =
+            format!("{:?}", headers(&[("login", "guest"), ("PassCode", "s3cret"), ("Authorization", "s3cret")]));
+        assert_eq!(shown, r#"{"login": "guest", "PassCode": "***", "Authorization": "***"}"#);
+    }
+}
