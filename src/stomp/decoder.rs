@@ -1,0 +1,303 @@
+//! Bytes to frames, as they arrive. Owns how far a frame has been read; the bytes are the caller's.
+//!
+//! Does not judge whether a frame makes sense, and does not read or wait: it is given what has arrived.
+
+use super::content_length::ContentLength;
+use super::error::excerpt;
+use super::escape::{UndefinedEscape, unescape};
+use super::line::{Bounds, Fault, find_line};
+use super::{COMMAND_BYTES_MAX, Command, DecodeError, Escapes, Frame, Limits};
+use bytes::{Buf, BytesMut};
+use memchr::memchr;
+use std::borrow::Cow;
+
+/// What a peer sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    Frame(Frame),
+    /// One or more line ends between frames (STOMP 1.2, "Heart-beating"); also the one that many peers send behind a
+    /// frame's NUL. How many is not said: a run of them that has arrived together is one item.
+    Heartbeat,
+}
+
+/// Decodes the frames of one connection. Every byte is looked at once, however the bytes are cut.
+///
+/// Deviations from STOMP 1.2, all of RabbitMQ's plugin: escapes as [`Escapes`] says; `content-length` counts for SEND
+/// only, and one that is not a number counts as absent; NULs between frames are skipped; any frame may have a body.
+pub struct Decoder {
+    limits: Limits,
+    escapes: Escapes,
+    stage: Stage,
+    /// What is known of the frame under way; without meaning between frames.
+    frame: Frame,
+    /// Bytes of the frame under way that have been consumed.
+    frame_bytes: usize,
+    /// Header lines of the frame under way that have been consumed.
+    header_lines: usize,
+    /// Bytes at the beginning of the input in which nothing was found.
+    scanned: usize,
+}
+
+enum Stage {
+    BetweenFrames,
+    Command,
+    Headers,
+    /// Ends at the first NUL.
+    Body,
+    SizedBody {
+        bytes: usize,
+    },
+    Failed(DecodeError),
+}
+
+enum Step {
+    Again,
+    Item(Item),
+    NeedsMore,
+}
+
+impl Decoder {
+    pub fn new(limits: Limits, escapes: Escapes) -> Decoder {
+        Decoder {
+            limits,
+            escapes,
+            stage: Stage::BetweenFrames,
+            frame: blank_frame(),
+            frame_bytes: 0,
+            header_lines: 0,
+            scanned: 0,
+        }
+    }
+
+    /// Holds for what is decoded from now on; what was accepted of a frame under way stays accepted.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Whether a frame has begun but is not complete.
+    pub fn in_frame(&self) -> bool {
+        !matches!(self.stage, Stage::BetweenFrames | Stage::Failed(_))
+    }
+
+    /// Takes the next item from the beginning of `input`. `None`: needs more bytes behind those that are left there.
+    ///
+    /// Between two calls `input` may only grow at its end. What is left there never exceeds what the limits allow for
+    /// one frame. The body is split off, not copied.
+    ///
+    /// # Errors
+    /// The first error is final: every later call returns it again.
+    pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Item>, DecodeError> {
+        loop {
+            let step = match &self.stage {
+                Stage::BetweenFrames => self.skip_between_frames(input),
+                Stage::Command => self.read_command(input),
+                Stage::Headers => self.read_header_line(input),
+                Stage::Body => self.read_body(input),
+                Stage::SizedBody { bytes } => self.read_sized_body(*bytes, input),
+                Stage::Failed(error) => return Err(error.clone()),
+            };
+            match step {
+                Ok(Step::Again) => {}
+                Ok(Step::Item(item)) => return Ok(Some(item)),
+                Ok(Step::NeedsMore) => return Ok(None),
+                Err(error) => {
+                    self.frame = blank_frame();
+                    self.stage = Stage::Failed(error);
+                }
+            }
+        }
+    }
+
+    fn skip_between_frames(&mut self, input: &mut BytesMut) -> Result<Step, DecodeError> {
+        let mut skipped = 0;
+        let mut heartbeat = false;
+        while let Some(byte) = input.get(skipped) {
+            match (byte, input.get(skipped + 1)) {
+                (b'\0', _) => skipped += 1,
+                (b'\n', _) => {
+                    heartbeat = true;
+                    skipped += 1;
+                }
+                (b'\r', Some(b'\n')) => {
+                    heartbeat = true;
+                    skipped += 2;
+                }
+                (b'\r', None) => break,
+                // Reported by the next call, behind the heart-beat that came before it.
+                (b'\r', Some(_)) if heartbeat => break,
+                (b'\r', Some(_)) => return Err(DecodeError::CarriageReturnBetweenFrames),
+                _ => {
+                    self.stage = Stage::Command;
+                    break;
+                }
+            }
+        }
+        input.advance(skipped);
+        Ok(match (heartbeat, self.in_frame()) {
+            (true, _) => Step::Item(Item::Heartbeat),
+            (false, true) => Step::Again,
+            (false, false) => Step::NeedsMore,
+        })
+    }
+
+    fn read_command(&mut self, input: &mut BytesMut) -> Result<Step, DecodeError> {
+        let bounds = self.bounds(COMMAND_BYTES_MAX);
+        let line = match find_line(input, &mut self.scanned, bounds) {
+            Ok(Some(line)) => line,
+            Ok(None) => return Ok(Step::NeedsMore),
+            Err(fault) => return Err(self.command_error(fault, input)),
+        };
+        let bytes = &input[..line.text_bytes];
+        let command =
+            Command::from_bytes(bytes).ok_or_else(|| DecodeError::CommandNotUtf8 { command: excerpt(bytes) })?;
+        self.consume(line.bytes, input);
+        self.frame = Frame::new(command);
+        self.stage = Stage::Headers;
+        Ok(Step::Again)
+    }
+
+    fn read_header_line(&mut self, input: &mut BytesMut) -> Result<Step, DecodeError> {
+        let bounds = self.bounds(self.limits.header_line_bytes_max);
+        let line = match find_line(input, &mut self.scanned, bounds) {
+            Ok(Some(line)) => line,
+            Ok(None) => return Ok(Step::NeedsMore),
+            Err(fault) => return Err(self.header_error(fault)),
+        };
+        if line.text_bytes > 0 {
+            self.keep_header(&input[..line.text_bytes])?;
+            self.header_lines += 1;
+            self.consume(line.bytes, input);
+        } else {
+            self.consume(line.bytes, input);
+            self.stage = self.body_stage()?;
+        }
+        Ok(Step::Again)
+    }
+
+    /// Adds a header to the frame unless its name is there already (STOMP 1.2, "Repeated Header Entries").
+    fn keep_header(&mut self, text: &[u8]) -> Result<(), DecodeError> {
+        let line = self.header_lines + 1;
+        let colon = memchr(b':', text).ok_or(DecodeError::HeaderWithoutColon { line })?;
+        let shown = || excerpt(&text[..colon]);
+        let name =
+            std::str::from_utf8(&text[..colon]).map_err(|_| DecodeError::HeaderNameNotUtf8 { line, name: shown() })?;
+        let value = std::str::from_utf8(&text[colon + 1..])
+            .map_err(|_| DecodeError::HeaderValueNotUtf8 { line, name: shown() })?;
+        let name = self.resolve(name).map_err(|_| DecodeError::UndefinedEscapeInName { line, name: shown() })?;
+        let value = self.resolve(value).map_err(|_| DecodeError::UndefinedEscapeInValue { line, name: shown() })?;
+        if self.frame.headers.contains(&name) {
+            return Ok(());
+        }
+        if self.frame.headers.len() >= self.limits.header_count_max {
+            return Err(DecodeError::TooManyHeaders { limit: self.limits.header_count_max });
+        }
+        self.frame.headers.push(&name, &value);
+        Ok(())
+    }
+
+    fn resolve<'a>(&self, text: &'a str) -> Result<Cow<'a, str>, UndefinedEscape> {
+        let connect = matches!(self.frame.command, Command::Connect | Command::Connected | Command::Stomp);
+        match self.escapes {
+            Escapes::ExceptConnect if connect => Ok(Cow::Borrowed(text)),
+            Escapes::All | Escapes::ExceptConnect => unescape(text),
+        }
+    }
+
+    /// How the body ends, now that all headers are known.
+    fn body_stage(&self) -> Result<Stage, DecodeError> {
+        if self.frame.command != Command::Send {
+            return Ok(Stage::Body);
+        }
+        match self.frame.header("content-length").map(ContentLength::parse) {
+            None | Some(ContentLength::Junk) => Ok(Stage::Body),
+            Some(ContentLength::Negative) => Err(DecodeError::ContentLengthNegative),
+            // The NUL needs a byte, too.
+            Some(ContentLength::Bytes(bytes)) if bytes >= self.frame_bytes_left() => {
+                Err(DecodeError::ContentLengthTooLarge { limit: self.limits.frame_bytes_max })
+            }
+            Some(ContentLength::Bytes(bytes)) => Ok(Stage::SizedBody { bytes }),
+        }
+    }
+
+    fn read_body(&mut self, input: &mut BytesMut) -> Result<Step, DecodeError> {
+        let left = self.frame_bytes_left();
+        let window = input.len().min(left);
+        let from = self.scanned.min(window);
+        match memchr(b'\0', &input[from..window]) {
+            Some(offset) => Ok(self.finish(from + offset, input)),
+            None if window == left => Err(self.frame_too_large()),
+            None => {
+                self.scanned = window;
+                Ok(Step::NeedsMore)
+            }
+        }
+    }
+
+    fn read_sized_body(&mut self, bytes: usize, input: &mut BytesMut) -> Result<Step, DecodeError> {
+        match input.get(bytes) {
+            None => Ok(Step::NeedsMore),
+            Some(b'\0') => Ok(self.finish(bytes, input)),
+            Some(_) => Err(DecodeError::BodyNotTerminated { content_length: bytes }),
+        }
+    }
+
+    /// Takes the body and the NUL behind it.
+    fn finish(&mut self, body_bytes: usize, input: &mut BytesMut) -> Step {
+        let mut frame = std::mem::replace(&mut self.frame, blank_frame());
+        if body_bytes > 0 {
+            frame.body = input.split_to(body_bytes).freeze();
+        }
+        input.advance(1);
+        self.stage = Stage::BetweenFrames;
+        self.frame_bytes = 0;
+        self.header_lines = 0;
+        self.scanned = 0;
+        Step::Item(Item::Frame(frame))
+    }
+
+    fn consume(&mut self, bytes: usize, input: &mut BytesMut) {
+        input.advance(bytes);
+        self.frame_bytes += bytes;
+        self.scanned = 0;
+    }
+
+    fn frame_bytes_left(&self) -> usize {
+        self.limits.frame_bytes_max.saturating_sub(self.frame_bytes)
+    }
+
+    fn bounds(&self, line_bytes_max: usize) -> Bounds {
+        Bounds { line_bytes_max, frame_bytes_left: self.frame_bytes_left() }
+    }
+
+    fn frame_too_large(&self) -> DecodeError {
+        DecodeError::FrameTooLarge { limit: self.limits.frame_bytes_max }
+    }
+
+    fn command_error(&self, fault: Fault, input: &[u8]) -> DecodeError {
+        match fault {
+            Fault::CarriageReturn { at } => DecodeError::CarriageReturnInCommand { command: excerpt(&input[..at]) },
+            Fault::FrameTooLarge => self.frame_too_large(),
+            Fault::Nul { at } => DecodeError::NulInCommand { command: excerpt(&input[..at]) },
+            // As many bytes as the bound, so that the text does not depend on how much more has arrived.
+            Fault::TooLong => DecodeError::CommandTooLong { command: excerpt(&input[..COMMAND_BYTES_MAX]) },
+        }
+    }
+
+    fn header_error(&self, fault: Fault) -> DecodeError {
+        let line = self.header_lines + 1;
+        match fault {
+            Fault::CarriageReturn { .. } => DecodeError::CarriageReturnInHeader { line },
+            Fault::FrameTooLarge => self.frame_too_large(),
+            Fault::Nul { .. } => DecodeError::NulInHeader { line },
+            Fault::TooLong => DecodeError::HeaderLineTooLong { line, limit: self.limits.header_line_bytes_max },
+        }
+    }
+}
+
+/// Stands where no frame is under way; allocates nothing.
+fn blank_frame() -> Frame {
+    Frame::new(Command::Disconnect)
+}
+
+#[cfg(test)]
+mod tests;

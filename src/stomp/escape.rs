@@ -1,0 +1,84 @@
+//! Escapes in header names and values (STOMP 1.2, "Value Encoding"). Does not know which frames have them.
+
+use std::borrow::Cow;
+
+/// The sequence is none of `\n`, `\r`, `\c` and `\\`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct UndefinedEscape;
+
+/// Resolves escapes in a single pass: `\\r` is a backslash and an r. Copies only if there is an escape.
+pub(super) fn unescape(text: &str) -> Result<Cow<'_, str>, UndefinedEscape> {
+    let Some((plain, mut rest)) = text.split_once('\\') else { return Ok(Cow::Borrowed(text)) };
+    let mut resolved = String::with_capacity(text.len());
+    resolved.push_str(plain);
+    // `rest` begins just behind a backslash.
+    loop {
+        let mut characters = rest.chars();
+        resolved.push(match characters.next() {
+            Some('n') => '\n',
+            Some('r') => '\r',
+            Some('c') => ':',
+            Some('\\') => '\\',
+            _ => return Err(UndefinedEscape),
+        });
+        let Some((plain, behind)) = characters.as_str().split_once('\\') else {
+            resolved.push_str(characters.as_str());
+            return Ok(Cow::Owned(resolved));
+        };
+        resolved.push_str(plain);
+        rest = behind;
+    }
+}
+
+/// Appends the text with backslash, LF, CR and colon escaped.
+pub(super) fn escape_into(text: &str, output: &mut impl bytes::BufMut) {
+    let mut rest = text.as_bytes();
+    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\\' | b'\n' | b'\r' | b':')) {
+        output.put_slice(&rest[..at]);
+        output.put_slice(match rest[at] {
+            b'\n' => b"\\n",
+            b'\r' => b"\\r",
+            b':' => b"\\c",
+            _ => b"\\\\",
+        });
+        rest = &rest[at + 1..];
+    }
+    output.put_slice(rest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{UndefinedEscape, escape_into, unescape};
+    use std::borrow::Cow;
+
+    #[test]
+    fn the_four_escapes_are_resolved() {
+        assert_eq!(unescape(r"a\nb\rc\cd\\e").unwrap(), "a\nb\rc:d\\e");
+        assert_eq!(unescape(r"\\\\").unwrap(), r"\\");
+    }
+
+    #[test]
+    fn text_without_escapes_is_not_copied() {
+        assert!(matches!(unescape("plain é"), Ok(Cow::Borrowed("plain é"))));
+    }
+
+    #[test]
+    fn escapes_are_resolved_once_only() {
+        assert_eq!(unescape(r"\\r").unwrap(), r"\r");
+        assert_eq!(unescape(r"\\\r").unwrap(), "\\\r");
+    }
+
+    #[test]
+    fn other_sequences_are_undefined() {
+        for text in [r"\t", r"\N", r"a\", r"\\\", r"\é", r"\ ", r"\n\0"] {
+            assert_eq!(unescape(text), Err(UndefinedEscape), "{text}");
+        }
+    }
+
+    #[test]
+    fn escaping_covers_exactly_the_four_characters() {
+        let mut output = Vec::new();
+        escape_into(":a\\b\r\nc\0\té:", &mut output);
+        assert_eq!(output, "\\ca\\\\b\\r\\nc\0\té\\c".as_bytes());
+    }
+}

@@ -1,0 +1,31 @@
+//! What bounds a frame, and which frames have escapes. Values only.
+
+/// Longest command in bytes. RabbitMQ's plugin has the same bound; the longest command of STOMP has 11.
+pub const COMMAND_BYTES_MAX: usize = 32;
+
+/// Bounds on one frame. What crosses one is refused before it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes from the command's first to the terminating NUL, both counted. Heart-beats never count.
+    pub frame_bytes_max: usize,
+    /// Different header names; a repeated header is dropped and does not count.
+    pub header_count_max: usize,
+    /// Bytes of one header line as sent, name, colon and value, without its line end.
+    pub header_line_bytes_max: usize,
+}
+
+impl Default for Limits {
+    /// 4 MiB, 100 headers, 10 KiB.
+    fn default() -> Limits {
+        Limits { frame_bytes_max: 4 << 20, header_count_max: 100, header_line_bytes_max: 10 << 10 }
+    }
+}
+
+/// In which frames `\n`, `\r`, `\c` and `\\` stand for another character.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Escapes {
+    /// In every frame of every version, as RabbitMQ's plugin does: a passcode with a backslash must be sent escaped.
+    All,
+    /// Everywhere but in CONNECT, STOMP and CONNECTED (STOMP 1.2, "Value Encoding").
+    ExceptConnect,
+}
