@@ -30,6 +30,15 @@ impl ShortText {
         Ok(ShortText(text))
     }
 
+    /// For texts that stand in the source.
+    ///
+    /// # Panics
+    /// If the text is longer than 255 bytes, which a first run shows.
+    pub fn lit(text: &'static str) -> ShortText {
+        assert!(text.len() <= SHORT_TEXT_BYTES_MAX);
+        ShortText(text.to_owned())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

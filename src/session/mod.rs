@@ -1,6 +1,511 @@
-//! The session: a pure state machine for one STOMP client. Knows `crate::stomp` and nothing else: no tokio, no lapin, no
-//! clock, no randomness.
+//! The session: a pure state machine for one STOMP client. Frames go in, commands for the broker come out; events of the
+//! broker go in, frames come out. Knows `crate::stomp` and nothing else: no tokio, no lapin, no clock, no randomness.
+//!
+//! Methods are of four kinds: `handle_input` for what happened, `poll_output` for what must be done now (drain it after
+//! every input), `poll_timeout` for when to come back, and getters. `handle_input` returns nothing on purpose: a protocol
+//! error is an output like any other, so there is no error path to forget.
+//!
+//! Read next: `state`, `io`, `command`, `event`.
 
 pub mod amqp;
 pub mod command;
+pub mod config;
+pub mod destination;
 pub mod event;
+pub mod io;
+mod ledger;
+mod liveness;
+mod login;
+mod message;
+mod properties;
+mod publish;
+mod queue;
+pub mod refusal;
+mod settle;
+mod state;
+mod subscription;
+mod transaction;
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use amqp::ShortText;
+use command::{BrokerCommand, DeliveryTag, Settlement};
+use config::{Compatibility, SessionConfig};
+use destination::Destination;
+use event::{BrokerEvent, Concern, Failure};
+use io::{Input, Output};
+use ledger::{CumulativeScope, Ledger};
+use liveness::{Due, Liveness};
+use publish::Publishing;
+use queue::{FlagEra, QueueRules};
+use refusal::{Close, CloseCode, Refusal};
+use state::State;
+use subscription::Subscriptions;
+use transaction::{Action, CommitStep, Transactions};
+
+use crate::stomp::{Command, DecodeError, Frame, Version};
+
+/// What makes a session itself. Random, and drawn by the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionSeed {
+    /// `session-` and 22 characters of base64url; the client sees it.
+    pub id: String,
+    /// From which queue names of this session are made; nobody sees it.
+    pub queue_names: [u8; 16],
+}
+
+/// Totals of a session, for its closing log line and the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub frames_received: u64,
+    pub frames_sent: u64,
+    pub messages_confirmed: u64,
+    pub messages_delivered: u64,
+    pub messages_published: u64,
+    pub messages_rejected: u64,
+}
+
+#[derive(Debug)]
+pub struct Session {
+    /// What waits for its turn: at most one SEND, or the actions of one COMMIT.
+    actions: VecDeque<Action>,
+    config: Arc<SessionConfig>,
+    era: FlagEra,
+    id: String,
+    ledger: Ledger,
+    liveness: Liveness,
+    login: String,
+    outputs: VecDeque<Output>,
+    peer: IpAddr,
+    publishing: Publishing,
+    queue_names: (u64, [u8; 16]),
+    state: State,
+    stats: Stats,
+    subscriptions: Subscriptions,
+    transactions: Transactions,
+    /// Deliveries with `ack:auto` that were put out but not yet written to the socket.
+    unflushed: Vec<DeliveryTag>,
+    virtual_host_name: String,
+    /// The time of the input being handled.
+    now: Instant,
+}
+
+impl Session {
+    pub fn new(config: Arc<SessionConfig>, seed: SessionSeed, peer: IpAddr, now: Instant) -> Session {
+        let scope = match config.compatibility {
+            Compatibility::Rabbitmq => CumulativeScope::Connection,
+            Compatibility::Strict => CumulativeScope::Subscription,
+        };
+        Session {
+            actions: VecDeque::new(),
+            era: FlagEra::V4_3,
+            id: seed.id,
+            ledger: Ledger::new(scope),
+            liveness: Liveness::new(now, config.ping_interval, config.pong_timeout, config.heartbeat_tolerance),
+            login: String::new(),
+            now,
+            outputs: VecDeque::new(),
+            peer: peer.to_canonical(),
+            publishing: Publishing::default(),
+            queue_names: (0, seed.queue_names),
+            state: State::AwaitConnect { deadline: now + config.login_timeout, failures: 0 },
+            stats: Stats::default(),
+            subscriptions: Subscriptions::default(),
+            transactions: Transactions::default(),
+            unflushed: Vec::new(),
+            virtual_host_name: String::new(),
+            config,
+        }
+    }
+
+    pub fn handle_input(&mut self, now: Instant, input: Input) {
+        self.now = now;
+        match input {
+            _ if matches!(self.state, State::Ended) => return,
+            Input::Broker(event) => self.handle_broker(event),
+            Input::Drain => self.handle_drain(),
+            Input::Flushed => self.settle_flushed(),
+            Input::Frame(frame) => self.handle_frame(frame),
+            Input::Login(result) => self.handle_login(now, result),
+            Input::Malformed(error) => self.handle_malformed(&error),
+            Input::Received => self.liveness.received(now),
+            Input::Timeout => self.handle_timeout(),
+            Input::WriteStalled => self.end(Close::new(CloseCode::SlowConsumer, "session.slow_consumer: not reading")),
+        }
+        self.run_actions();
+    }
+
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When `Input::Timeout` is due. None only when the session has ended.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match &self.state {
+            State::AwaitConnect { deadline, .. } | State::LoggingIn { deadline, .. } => {
+                Some((*deadline).min(self.liveness.deadline()))
+            }
+            State::Ended => None,
+            State::Leaving { deadline, .. } => Some((*deadline).min(self.liveness.deadline())),
+            State::Open { .. } => Some(self.liveness.deadline()),
+        }
+    }
+
+    /// Whether the next frame may be read. While not, the socket is left alone and the client's silence is not judged.
+    pub fn wants_frames(&self) -> bool {
+        match self.state {
+            State::AwaitConnect { .. } | State::Open { .. } => self.actions.is_empty(),
+            State::Ended | State::Leaving { .. } | State::LoggingIn { .. } => false,
+        }
+    }
+
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, State::Ended)
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Empty before CONNECTED.
+    pub fn login(&self) -> &str {
+        &self.login
+    }
+
+    /// Empty before CONNECTED.
+    pub fn virtual_host(&self) -> &str {
+        &self.virtual_host_name
+    }
+
+    pub fn version(&self) -> Option<Version> {
+        self.state.version()
+    }
+
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    pub fn subscription_count(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    /// Deliveries that the client has not settled.
+    pub fn outstanding_count(&self) -> usize {
+        self.ledger.len()
+    }
+
+    fn handle_frame(&mut self, mut frame: Frame) {
+        self.stats.frames_received += 1;
+        self.liveness.received(self.now);
+        let version = match &self.state {
+            State::AwaitConnect { deadline, failures } => {
+                let (deadline, failures) = (*deadline, *failures);
+                return self.handle_first_frame(frame, deadline, failures);
+            }
+            State::Open { version } => *version,
+            // The driver reads no frames in these states; what it had read before is dropped.
+            State::Ended | State::Leaving { .. } | State::LoggingIn { .. } => return,
+        };
+        if version == Version::V1_0 {
+            frame.headers.trim_values_start();
+        }
+        let receipt = frame.header("receipt").map(str::to_owned);
+        if let Err(refusal) = self.dispatch(frame, version) {
+            self.refuse(refusal.about_receipt(receipt.as_deref()));
+        }
+    }
+
+    fn dispatch(&mut self, frame: Frame, version: Version) -> Result<(), Refusal> {
+        match frame.command {
+            Command::Abort => self.handle_abort(&frame),
+            Command::Ack | Command::Nack => self.handle_settle(&frame, version),
+            Command::Begin => self.handle_begin(&frame),
+            Command::Commit => self.handle_commit(&frame),
+            Command::Connect | Command::Stomp => Err(Refusal::fatal(
+                "connect.repeated",
+                "Illegal command",
+                "CONNECT was sent on a connection that is logged in already\n",
+                "Open another connection for another login.",
+            )),
+            Command::Disconnect => self.handle_disconnect(&frame, version),
+            Command::Send => self.handle_send(frame),
+            Command::Subscribe => self.handle_subscribe(&frame),
+            Command::Unsubscribe => self.handle_unsubscribe(&frame),
+            Command::Connected | Command::Error | Command::Message | Command::Receipt | Command::Unknown(_) => {
+                Err(Refusal::soft(
+                    "frame.command",
+                    "Bad command",
+                    format!("Could not interpret command \"{}\"\n", frame.command.as_str()),
+                    "Commands are upper case: SEND, SUBSCRIBE, UNSUBSCRIBE, ACK, NACK, BEGIN, COMMIT, ABORT, DISCONNECT.",
+                ))
+            }
+        }
+    }
+
+    fn handle_send(&mut self, frame: Frame) -> Result<(), Refusal> {
+        let transaction = frame.header("transaction").map(str::to_owned);
+        if let Some(name) = &transaction {
+            self.require_transaction(name)?;
+        }
+        let send = Action::Publish(Box::new(self.prepare_send(frame)?));
+        match transaction {
+            Some(name) => self.enlist(&name, send),
+            None => {
+                self.actions.push_back(send);
+                Ok(())
+            }
+        }
+    }
+
+    fn handle_disconnect(&mut self, frame: &Frame, version: Version) -> Result<(), Refusal> {
+        self.leave(Close::new(CloseCode::Normal, ""), frame.header("receipt").map(str::to_owned), version);
+        Ok(())
+    }
+
+    fn handle_drain(&mut self) {
+        let close = Close::new(CloseCode::ServiceRestart, "server draining, reconnect");
+        match self.state {
+            State::Open { version } => self.leave(close, None, version),
+            State::AwaitConnect { .. } | State::LoggingIn { .. } => self.end(close),
+            State::Ended | State::Leaving { .. } => {}
+        }
+    }
+
+    /// Lets the broker finish what was given to it; what comes of that still reaches the client.
+    fn leave(&mut self, close: Close, receipt: Option<String>, version: Version) {
+        let deadline = self.now + self.config.disconnect_timeout;
+        self.state = State::Leaving { close, deadline, receipt, version };
+        self.command(BrokerCommand::Close);
+    }
+
+    fn handle_broker(&mut self, event: BrokerEvent) {
+        match event {
+            BrokerEvent::Blocked | BrokerEvent::Unblocked => {}
+            BrokerEvent::Closed => self.handle_closed(),
+            BrokerEvent::Confirmed { token } => self.handle_confirmed(token),
+            BrokerEvent::Declared { token, .. } => self.handle_declared(token),
+            BrokerEvent::Delivery(delivery) => {
+                // While leaving, nothing more is delivered: closing gives it back to its queue.
+                if let State::Open { version } = self.state {
+                    self.handle_delivery(delivery, version);
+                }
+            }
+            BrokerEvent::Failed { failure, concerns } => self.handle_failed(failure, concerns),
+            BrokerEvent::Rejected { token } => self.handle_rejected(token),
+            BrokerEvent::Returned { token, reply_code, reply_text } => {
+                self.handle_returned(token, reply_code, &reply_text);
+            }
+            BrokerEvent::Subscribed { key, queue } => self.handle_subscribed(key, queue),
+            BrokerEvent::SubscriptionCancelled { key } => self.handle_cancelled(key),
+            BrokerEvent::Unsubscribed { key } => self.handle_unsubscribed(key),
+        }
+    }
+
+    fn handle_closed(&mut self) {
+        let State::Leaving { close, receipt, .. } = std::mem::replace(&mut self.state, State::Ended) else { return };
+        if let Some(receipt) = receipt {
+            self.receipt(&receipt);
+        }
+        self.outputs.push_back(Output::Close(close));
+    }
+
+    fn handle_failed(&mut self, failure: Failure, concerns: Concern) {
+        let receipt = match concerns {
+            Concern::Publish(token) => self.publishing.receipt(token),
+            Concern::Subscription(key) => self.subscriptions.receipt(key),
+            Concern::Declare(_) => self.waiting_receipt(),
+            Concern::Session => None,
+        };
+        let receipt = receipt.map(str::to_owned);
+        let refusal = match failure {
+            Failure::Refused { reply_code, reply_text } => Refusal::from_reply(reply_code, &reply_text),
+            Failure::LinkLost { .. } => Refusal::fatal(
+                "broker.connection_lost",
+                "AMQP connection died",
+                "the connection to RabbitMQ was lost; what was not confirmed by a RECEIPT may not have arrived\n",
+                "Connect again and repeat what was not confirmed.",
+            )
+            .closing(CloseCode::InternalError),
+            Failure::TimedOut { step } => Refusal::fatal(
+                "broker.timeout",
+                "Broker timeout",
+                format!("RabbitMQ did not answer in time: {step}\n"),
+                "Connect again and repeat what was not confirmed.",
+            )
+            .closing(CloseCode::InternalError),
+        };
+        self.refuse(refusal.about_receipt(receipt.as_deref()));
+    }
+
+    /// The receipt of the SEND that waits for its queue.
+    fn waiting_receipt(&self) -> Option<&str> {
+        match self.actions.front()? {
+            Action::Publish(send) => send.receipt.as_deref(),
+            Action::Committed(_) | Action::Settle(_) => None,
+        }
+    }
+
+    fn handle_malformed(&mut self, error: &DecodeError) {
+        let refusal = Refusal::fatal(
+            "frame.malformed",
+            "Malformed frame",
+            format!("{error}\n"),
+            "A frame is a command line, header lines, an empty line, the body and a NUL byte.",
+        );
+        self.refuse(refusal.closing(CloseCode::InvalidFrame));
+    }
+
+    fn handle_timeout(&mut self) {
+        match &self.state {
+            State::AwaitConnect { deadline, .. } | State::LoggingIn { deadline, .. } if self.now >= *deadline => {
+                let seconds = self.config.login_timeout.as_secs_f32();
+                let refusal = Refusal::fatal(
+                    "connect.timeout",
+                    "Login timeout",
+                    format!("no successful CONNECT within {seconds} s\n"),
+                    "Send CONNECT as soon as the WebSocket is open.",
+                );
+                return self.refuse(refusal.closing(CloseCode::PolicyViolation));
+            }
+            State::Leaving { deadline, .. } if self.now >= *deadline => return self.give_up_leaving(),
+            _ => {}
+        }
+        if !self.wants_frames() && !matches!(self.state, State::Leaving { .. }) {
+            // The client may have spoken, but nobody listened.
+            self.liveness.received(self.now);
+        }
+        while let Some(due) = self.liveness.poll(self.now) {
+            match due {
+                Due::SendHeartbeat => self.outputs.push_back(Output::Heartbeat),
+                Due::SendPing => self.outputs.push_back(Output::Ping),
+                Due::HeartbeatMissed { silence } => return self.lose_client("heart-beat", silence),
+                Due::PongMissed { silence } => return self.lose_client("pong", silence),
+            }
+        }
+    }
+
+    /// The broker has not finished in time: no RECEIPT, because nobody knows.
+    fn give_up_leaving(&mut self) {
+        let State::Leaving { close, receipt, .. } = std::mem::replace(&mut self.state, State::Ended) else { return };
+        match receipt {
+            Some(receipt) => {
+                let refusal = Refusal::fatal(
+                    "broker.timeout",
+                    "Broker timeout",
+                    "RabbitMQ did not confirm everything before DISCONNECT's deadline\n",
+                    "Repeat what was not confirmed by a RECEIPT.",
+                );
+                self.refuse(refusal.about_receipt(Some(&receipt)).closing(CloseCode::InternalError));
+            }
+            None => self.outputs.push_back(Output::Close(close)),
+        }
+    }
+
+    fn lose_client(&mut self, what: &str, silence: std::time::Duration) {
+        let refusal = Refusal::fatal(
+            "session.heartbeat_missed",
+            "Heart-beat missed",
+            format!("nothing came from the client for {:.1} s; a {what} was due\n", silence.as_secs_f32()),
+            "Browsers slow timers in hidden tabs down: ask for a longer heart-beat, or 0,0 and rely on pings.",
+        );
+        self.refuse(refusal.closing(CloseCode::HeartbeatMissed));
+    }
+
+    /// What was put out before is written now, so the broker may forget it.
+    fn settle_flushed(&mut self) {
+        for tag in std::mem::take(&mut self.unflushed) {
+            self.command(BrokerCommand::Settle { tag, outcome: Settlement::Ack });
+        }
+    }
+
+    /// Carries out what may go now, in order.
+    fn run_actions(&mut self) {
+        while matches!(self.state, State::Open { .. }) {
+            match self.actions.pop_front() {
+                None => return,
+                Some(Action::Committed(number)) => {
+                    self.commit_step(number, CommitStep::Done);
+                }
+                Some(Action::Publish(send)) => {
+                    if let Err(waiting) = self.try_publish(*send) {
+                        self.actions.push_front(Action::Publish(waiting));
+                        return;
+                    }
+                }
+                // Checked at COMMIT: it can only be gone because an earlier one of the same COMMIT covered it.
+                Some(Action::Settle(settle)) => self.settle(&settle).unwrap_or_default(),
+            }
+        }
+    }
+
+    /// The destination of a frame, parsed.
+    fn destination(&self, frame: &Frame, command: &str) -> Result<Destination, Refusal> {
+        let text = frame.header("destination").ok_or_else(|| {
+            Refusal::soft(
+                "frame.header_missing",
+                "Missing destination",
+                format!("\"{command}\" must include a 'destination' header\n"),
+                "",
+            )
+        })?;
+        Destination::parse(text, self.config.destination_decoding)
+    }
+
+    fn queue_rules(&self) -> QueueRules {
+        QueueRules { compatibility: self.config.compatibility, era: self.era }
+    }
+
+    fn next_queue_name(&mut self) -> ShortText {
+        self.queue_names.0 += 1;
+        queue::transient_name(&self.queue_names.1, self.queue_names.0)
+    }
+
+    fn is_strict(&self) -> bool {
+        self.config.compatibility == Compatibility::Strict
+    }
+
+    fn has_pending_consumer_work(&self) -> bool {
+        self.subscriptions.has_pending()
+    }
+
+    fn command(&mut self, command: BrokerCommand) {
+        self.outputs.push_back(Output::Command(command));
+    }
+
+    fn send_frame(&mut self, frame: Frame) {
+        self.stats.frames_sent += 1;
+        self.liveness.sent(self.now);
+        self.outputs.push_back(Output::Frame(frame));
+    }
+
+    fn receipt_for(&mut self, frame: &Frame) {
+        if let Some(receipt) = frame.header("receipt") {
+            self.receipt(receipt);
+        }
+    }
+
+    fn receipt(&mut self, id: &str) {
+        let mut frame = Frame::new(Command::Receipt);
+        frame.headers.push("receipt-id", id);
+        self.send_frame(frame);
+    }
+
+    /// The one way to an ERROR frame, and to the end where the refusal ends the session.
+    fn refuse(&mut self, refusal: Refusal) {
+        let compatibility = self.config.compatibility;
+        self.send_frame(refusal.to_frame(compatibility));
+        if refusal.ends_session(compatibility) {
+            self.end(refusal.to_close());
+        }
+    }
+
+    fn end(&mut self, close: Close) {
+        if !matches!(self.state, State::Ended) || self.outputs.back() != Some(&Output::Close(close.clone())) {
+            self.state = State::Ended;
+            self.outputs.push_back(Output::Close(close));
+        }
+    }
+}

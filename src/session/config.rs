@@ -1,0 +1,133 @@
+//! What an operator may set about sessions: the behaviour switch, the limits, the defaults. Values only; where they come
+//! from is `crate::config`'s business.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::amqp::ShortText;
+use super::command::Credentials;
+
+/// Which behaviour wins where STOMP's specification and RabbitMQ's released plugin disagree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compatibility {
+    /// The plugin's: soft errors leave the connection open, its texts only, a cumulative ACK covers the connection.
+    Rabbitmq,
+    /// The specification's: every ERROR closes, a cumulative ACK covers its subscription.
+    Strict,
+}
+
+/// How `%XX` in a destination is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DestinationDecoding {
+    /// Every `%XX`, so that what a MESSAGE shows can be used in a SEND.
+    Full,
+    /// Only `%2F`, as the plugin does.
+    Rabbitmq,
+}
+
+/// Which names durable `/topic` and `/exchange` subscriptions give to their queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DurableQueueNaming {
+    /// The released plugin's, up to RabbitMQ 4.3.
+    Legacy,
+    /// The rewritten plugin's.
+    Native,
+}
+
+/// Which AMQP header types a MESSAGE shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderTypes {
+    /// Texts, numbers, booleans, timestamps and lists of texts.
+    All,
+    /// Texts and numbers, as the plugin does; the rest is dropped.
+    Rabbitmq,
+}
+
+/// What CONNECT's `host` header means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualHosts {
+    /// Used when there is no `host` header.
+    pub default: String,
+    pub host_header: HostHeader,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostHeader {
+    Ignored,
+    /// The virtual host, after this translation; names that are not in it are used as they are.
+    Named(HashMap<String, String>),
+}
+
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    pub compatibility: Compatibility,
+    pub confirm_timeout: Duration,
+    /// For a CONNECT without `login`; none: such a CONNECT is refused.
+    pub default_credentials: Option<Credentials>,
+    /// Whether a NACK without `requeue` gives the message back to its queue.
+    pub default_nack_requeue: bool,
+    pub default_topic_exchange: ShortText,
+    pub destination_decoding: DestinationDecoding,
+    /// For what is unconfirmed when the client says DISCONNECT.
+    pub disconnect_timeout: Duration,
+    pub durable_queue_naming: DurableQueueNaming,
+    pub header_types: HeaderTypes,
+    /// Shortest heart-beat interval that is agreed to, in either direction.
+    pub heartbeat_min: Duration,
+    /// A client's heart-beat is missed after this many of its intervals.
+    pub heartbeat_tolerance: f64,
+    /// Failed CONNECTs before the session ends; only in [`Compatibility::Rabbitmq`], else the first ends it.
+    pub login_attempts_max: u32,
+    /// From the opened WebSocket to CONNECTED.
+    pub login_timeout: Duration,
+    /// RabbitMQ users that may log in from the relay's own machine only.
+    pub loopback_users: Vec<String>,
+    pub ping_interval: Duration,
+    pub pong_timeout: Duration,
+    /// Messages in flight for a subscription with `ack:auto`.
+    pub prefetch_auto: u16,
+    /// The same for the client modes when the client asks for no `prefetch-count`.
+    pub prefetch_client: u16,
+    /// Content of CONNECTED's `server` header; none: no header.
+    pub server_header: Option<String>,
+    pub subscriptions_max: usize,
+    pub transaction_bytes_max: usize,
+    pub transaction_frames_max: usize,
+    pub transactions_max: usize,
+    pub unconfirmed_bytes_max: usize,
+    pub unconfirmed_messages_max: usize,
+    pub virtual_hosts: VirtualHosts,
+}
+
+impl Default for SessionConfig {
+    fn default() -> SessionConfig {
+        SessionConfig {
+            compatibility: Compatibility::Strict,
+            confirm_timeout: Duration::from_secs(30),
+            default_credentials: None,
+            default_nack_requeue: true,
+            default_topic_exchange: ShortText::lit("amq.topic"),
+            destination_decoding: DestinationDecoding::Rabbitmq,
+            disconnect_timeout: Duration::from_secs(10),
+            durable_queue_naming: DurableQueueNaming::Legacy,
+            header_types: HeaderTypes::Rabbitmq,
+            heartbeat_min: Duration::from_secs(1),
+            heartbeat_tolerance: 2.0,
+            login_attempts_max: 3,
+            login_timeout: Duration::from_secs(10),
+            loopback_users: vec!["guest".to_owned()],
+            ping_interval: Duration::from_secs(25),
+            pong_timeout: Duration::from_secs(10),
+            prefetch_auto: 100,
+            prefetch_client: 1000,
+            server_header: Some(concat!("stomp-relay/", env!("CARGO_PKG_VERSION")).to_owned()),
+            subscriptions_max: 256,
+            transaction_bytes_max: 4 << 20,
+            transaction_frames_max: 1024,
+            transactions_max: 16,
+            unconfirmed_bytes_max: 4 << 20,
+            unconfirmed_messages_max: 256,
+            virtual_hosts: VirtualHosts { default: "/".to_owned(), host_header: HostHeader::Named(HashMap::new()) },
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! What goes into a session and what comes out: two closed enums, so that everything that can happen to a client is listed here.
+
+use super::command::{BrokerCommand, Credentials};
+use super::event::{BrokerEvent, BrokerInfo, LoginFailure};
+use super::refusal::Close;
+use crate::stomp::{DecodeError, Frame};
+
+#[derive(Debug)]
+pub enum Input {
+    Broker(BrokerEvent),
+    /// The relay is being stopped.
+    Drain,
+    /// All frames put out so far have been written to the socket.
+    Flushed,
+    Frame(Frame),
+    Login(Result<BrokerInfo, LoginFailure>),
+    /// The bytes are no STOMP frame; nothing after them can be read.
+    Malformed(DecodeError),
+    /// Something came from the client: bytes, a ping or a pong.
+    Received,
+    /// The deadline of `poll_timeout` has come.
+    Timeout,
+    /// A write of the size of one frame has not finished within the write timeout.
+    WriteStalled,
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Output {
+    /// Write what is queued, then close the WebSocket. The last output of a session.
+    Close(Close),
+    Command(BrokerCommand),
+    Frame(Frame),
+    Heartbeat,
+    /// Ask the broker; the answer is `Input::Login`.
+    Login {
+        credentials: Credentials,
+        virtual_host: String,
+    },
+    /// From now on the limits for clients that have logged in apply.
+    LoggedIn,
+    Ping,
+}

@@ -1,0 +1,187 @@
+//! The deliveries that a client has been given and not yet settled, in the order in which it got them.
+//!
+//! The client names a delivery by a serial number of this session, never by the broker's delivery tag. So a made-up or late
+//! id can at most miss; it never reaches another delivery, and never the broker, where an unknown tag ends the channel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::command::{DeliveryTag, SubscriptionKey};
+
+/// Numbers the MESSAGEs of a session, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Serial(pub u64);
+
+/// STOMP's `ack` header of SUBSCRIBE, as it was when the message was delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AckMode {
+    Auto,
+    /// Cumulative.
+    Client,
+    ClientIndividual,
+}
+
+/// How far a cumulative ACK or NACK reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CumulativeScope {
+    /// All older deliveries of the connection, whatever their mode; what RabbitMQ's plugin does.
+    Connection,
+    /// The older deliveries of the same subscription (STOMP 1.2, ACK).
+    Subscription,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Outstanding {
+    pub key: SubscriptionKey,
+    pub mode: AckMode,
+    /// First part of the message id: `T_<id>` or `Q_<destination>`.
+    pub name: Arc<str>,
+    /// Streams can't take a message back: a NACK would close the AMQP connection.
+    pub stream: bool,
+    pub tag: DeliveryTag,
+}
+
+#[derive(Debug)]
+pub(super) struct Ledger {
+    next: u64,
+    outstanding: BTreeMap<Serial, Outstanding>,
+    scope: CumulativeScope,
+}
+
+/// A settlement names nothing that is outstanding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NotFound;
+
+impl Ledger {
+    pub(super) fn new(scope: CumulativeScope) -> Ledger {
+        Ledger { next: 1, outstanding: BTreeMap::new(), scope }
+    }
+
+    /// The number of the next MESSAGE.
+    pub(super) fn next_serial(&mut self) -> Serial {
+        let serial = Serial(self.next);
+        self.next += 1;
+        serial
+    }
+
+    /// Keeps a delivery until it is settled. Bounded by the sum of the prefetches.
+    pub(super) fn insert(&mut self, serial: Serial, delivery: Outstanding) {
+        self.outstanding.insert(serial, delivery);
+    }
+
+    pub(super) fn get(&self, serial: Serial) -> Option<&Outstanding> {
+        self.outstanding.get(&serial)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.outstanding.len()
+    }
+
+    /// Removes what an ACK or NACK of `serial` covers, oldest first.
+    pub(super) fn settle(&mut self, serial: Serial) -> Result<Vec<(Serial, DeliveryTag)>, NotFound> {
+        let covered = self.covered(serial, &BTreeSet::new())?;
+        Ok(covered.into_iter().filter_map(|serial| Some((serial, self.outstanding.remove(&serial)?.tag))).collect())
+    }
+
+    /// What an ACK or NACK of `serial` would cover if `gone` were settled already.
+    pub(super) fn covered(&self, serial: Serial, gone: &BTreeSet<Serial>) -> Result<Vec<Serial>, NotFound> {
+        let named = self.outstanding.get(&serial).filter(|_| !gone.contains(&serial)).ok_or(NotFound)?;
+        if named.mode != AckMode::Client {
+            return Ok(vec![serial]);
+        }
+        let older = self.outstanding.range(..=serial).filter(|(serial, other)| {
+            let same = other.key == named.key && other.mode == AckMode::Client;
+            (same || self.scope == CumulativeScope::Connection) && !gone.contains(serial)
+        });
+        Ok(older.map(|(serial, _)| *serial).collect())
+    }
+}
+
+/// A MESSAGE's `message-id` and `ack`: `<name>@@<session>@@<serial>`, the plugin's form.
+pub(super) fn message_id(name: &str, session: &str, serial: Serial) -> String {
+    format!("{name}@@{session}@@{}", serial.0)
+}
+
+/// The parts of an id as a client gave it back. The name may itself contain `@@`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MessageId<'a> {
+    pub name: &'a str,
+    pub serial: &'a str,
+    pub session: &'a str,
+}
+
+impl<'a> MessageId<'a> {
+    pub(super) fn parse(text: &'a str) -> Option<MessageId<'a>> {
+        let (rest, serial) = text.rsplit_once("@@")?;
+        let (name, session) = rest.rsplit_once("@@")?;
+        Some(MessageId { name, serial, session })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger(scope: CumulativeScope, entries: &[(u64, AckMode)]) -> Ledger {
+        let mut ledger = Ledger::new(scope);
+        for (index, (key, mode)) in entries.iter().enumerate() {
+            let serial = ledger.next_serial();
+            ledger.insert(
+                serial,
+                Outstanding {
+                    key: SubscriptionKey(*key),
+                    mode: *mode,
+                    name: "T_1".into(),
+                    stream: false,
+                    tag: DeliveryTag(100 + index as u64),
+                },
+            );
+        }
+        ledger
+    }
+
+    fn settled(ledger: &mut Ledger, serial: u64) -> Result<Vec<u64>, NotFound> {
+        Ok(ledger.settle(Serial(serial))?.into_iter().map(|(serial, _)| serial.0).collect())
+    }
+
+    #[test]
+    fn individual_ack_keeps_older_deliveries_and_their_order() {
+        let mut ledger = ledger(CumulativeScope::Subscription, &[(1, AckMode::ClientIndividual); 3]);
+        assert_eq!(settled(&mut ledger, 2), Ok(vec![2]));
+        assert_eq!(ledger.outstanding.keys().map(|serial| serial.0).collect::<Vec<_>>(), [1, 3]);
+    }
+
+    #[test]
+    fn cumulative_ack_takes_older_deliveries_of_its_subscription_only() {
+        let modes = [(1, AckMode::Client), (2, AckMode::ClientIndividual), (3, AckMode::Client), (1, AckMode::Client)];
+        let mut ledger = ledger(CumulativeScope::Subscription, &modes);
+        assert_eq!(settled(&mut ledger, 4), Ok(vec![1, 4]));
+        assert_eq!(ledger.len(), 2);
+    }
+
+    #[test]
+    fn cumulative_ack_takes_everything_older_where_the_scope_is_the_connection() {
+        let modes = [(1, AckMode::Client), (2, AckMode::ClientIndividual), (1, AckMode::Client), (1, AckMode::Client)];
+        let mut ledger = ledger(CumulativeScope::Connection, &modes);
+        assert_eq!(settled(&mut ledger, 3), Ok(vec![1, 2, 3]));
+        assert_eq!(ledger.len(), 1);
+    }
+
+    #[test]
+    fn unknown_and_repeated_settlements_are_not_found() {
+        let mut ledger = ledger(CumulativeScope::Connection, &[(1, AckMode::Client)]);
+        assert_eq!(settled(&mut ledger, 0), Err(NotFound));
+        assert_eq!(settled(&mut ledger, 2), Err(NotFound));
+        assert_eq!(settled(&mut ledger, 1), Ok(vec![1]));
+        assert_eq!(settled(&mut ledger, 1), Err(NotFound));
+        assert_eq!(ledger.len(), 0);
+    }
+
+    #[test]
+    fn message_ids_split_at_the_last_two_separators() {
+        let id = message_id("T_a@@b", "session-x", Serial(7));
+        let parsed = MessageId::parse(&id).unwrap();
+        assert_eq!(parsed, MessageId { name: "T_a@@b", serial: "7", session: "session-x" });
+        assert_eq!(MessageId::parse("a@@b"), None);
+    }
+}

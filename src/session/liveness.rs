@@ -1,0 +1,112 @@
+//! When something must be sent and when the client counts as gone: STOMP heart-beats and WebSocket pings.
+//! Times come in as parameters; nothing here reads a clock.
+//!
+//! Pings go out whatever the heart-beats are, and a pong counts as life: browsers slow the timers of hidden tabs down, so
+//! that a healthy page may be late with its heart-beats but still answers pings.
+
+use std::time::{Duration, Instant};
+
+use crate::stomp::heartbeat::Heartbeats;
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Nothing came from the client for its heart-beat interval times the tolerance.
+    HeartbeatMissed {
+        silence: Duration,
+    },
+    /// Nothing came from the client after a ping, not even the pong.
+    PongMissed {
+        silence: Duration,
+    },
+    SendHeartbeat,
+    SendPing,
+}
+
+#[derive(Debug)]
+pub(super) struct Liveness {
+    expect_every: Option<Duration>,
+    last_received: Instant,
+    last_sent: Instant,
+    ping_interval: Duration,
+    pinged: Option<Instant>,
+    pong_timeout: Duration,
+    send_every: Option<Duration>,
+    tolerance: f64,
+}
+
+impl Liveness {
+    pub(super) fn new(now: Instant, ping_interval: Duration, pong_timeout: Duration, tolerance: f64) -> Liveness {
+        Liveness {
+            expect_every: None,
+            last_received: now,
+            last_sent: now,
+            ping_interval,
+            pinged: None,
+            pong_timeout,
+            send_every: None,
+            tolerance,
+        }
+    }
+
+    /// From CONNECTED on.
+    pub(super) fn start_heartbeats(&mut self, heartbeats: Heartbeats) {
+        self.expect_every = heartbeats.expect_every;
+        self.send_every = heartbeats.send_every;
+    }
+
+    /// Any byte, a ping or a pong.
+    pub(super) fn received(&mut self, now: Instant) {
+        self.last_received = now;
+        self.pinged = None;
+    }
+
+    pub(super) fn sent(&mut self, now: Instant) {
+        self.last_sent = now;
+    }
+
+    /// The earliest time at which `poll` may have something.
+    pub(super) fn deadline(&self) -> Instant {
+        let beat = self.send_every.map(|every| self.last_sent + early(every));
+        let missed = self.expect_every.map(|every| self.last_received + every.mul_f64(self.tolerance));
+        let ping = match self.pinged {
+            Some(pinged) => pinged + self.pong_timeout,
+            None => self.ping_due(),
+        };
+        [beat, missed].into_iter().flatten().fold(ping, Instant::min)
+    }
+
+    /// What is due now, one at a time; call again until there is nothing.
+    pub(super) fn poll(&mut self, now: Instant) -> Option<Due> {
+        let silence = now.saturating_duration_since(self.last_received);
+        if let Some(every) = self.expect_every
+            && silence >= every.mul_f64(self.tolerance)
+        {
+            return Some(Due::HeartbeatMissed { silence });
+        }
+        if let Some(pinged) = self.pinged {
+            if now >= pinged + self.pong_timeout {
+                return Some(Due::PongMissed { silence });
+            }
+        } else if now >= self.ping_due() {
+            self.pinged = Some(now);
+            return Some(Due::SendPing);
+        }
+        if let Some(every) = self.send_every
+            && now >= self.last_sent + early(every)
+        {
+            self.last_sent = now;
+            return Some(Due::SendHeartbeat);
+        }
+        None
+    }
+
+    fn ping_due(&self) -> Instant {
+        self.last_received.min(self.last_sent) + self.ping_interval
+    }
+}
+
+/// A beat must never be late, so it is sent when nine tenths of the interval have passed in silence.
+fn early(every: Duration) -> Duration {
+    every.mul_f64(0.9)
+}

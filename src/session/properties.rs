@@ -1,0 +1,98 @@
+//! STOMP headers of a SEND to AMQP properties. The table is that of RabbitMQ's plugin; docs/mapping.md shows it to users.
+//! The other direction is `message`.
+
+use super::amqp::{FieldValue, Properties, ShortText};
+use super::config::Compatibility;
+use super::refusal::Refusal;
+use crate::stomp::Headers;
+
+/// Encoded bytes of all application headers of a SEND: they must fit into one AMQP frame, whatever the broker's frame_max.
+pub(super) const MESSAGE_HEADER_BYTES_MAX: usize = 64 * 1024;
+
+/// Overhead of a field table entry: name length, type, value length (AMQP 0-9-1, 4.2.5.5).
+const FIELD_OVERHEAD_BYTES: usize = 6;
+
+/// Properties and application headers of a SEND, without `reply-to`, which may need a queue first.
+pub(super) fn from_send(headers: &Headers, compatibility: Compatibility) -> Result<Properties, Refusal> {
+    if headers.contains("message-id") {
+        return Err(Refusal::soft(
+            "frame.header",
+            "Invalid header",
+            "'message-id' is not allowed on 'SEND'.\n",
+            "Use amqp-message-id for an id of your own.",
+        ));
+    }
+    let mut properties = Properties::default();
+    let mut bytes = 0;
+    for (name, value) in headers.iter() {
+        match name {
+            "amqp-message-id" => properties.message_id = Some(short(name, value)?),
+            "app-id" => properties.app_id = Some(short(name, value)?),
+            "content-encoding" => properties.content_encoding = Some(short(name, value)?),
+            "content-type" => properties.content_type = Some(short(name, value)?),
+            "correlation-id" => properties.correlation_id = Some(short(name, value)?),
+            "destination" | "reply-to" => {}
+            "expiration" => properties.expiration = Some(expiration(value)?),
+            "persistent" => properties.delivery_mode = matches!(value, "true" | "True").then_some(2),
+            "priority" => properties.priority = Some(number(name, value, "a number from 0 to 255")?),
+            "timestamp" => properties.timestamp = Some(number(name, value, "seconds since 1970")?),
+            "type" => properties.kind = Some(short(name, value)?),
+            "user-id" => properties.user_id = Some(short(name, value)?),
+            _ if is_for_the_relay(name, compatibility) => {}
+            _ => {
+                bytes += name.len() + value.len() + FIELD_OVERHEAD_BYTES;
+                properties.headers.push((short_name(name)?, application_value(name, value)));
+            }
+        }
+    }
+    if bytes > MESSAGE_HEADER_BYTES_MAX {
+        return Err(Refusal::soft(
+            "limit.message_headers",
+            "Invalid header",
+            format!("the headers of this message take {bytes} bytes, the limit is {MESSAGE_HEADER_BYTES_MAX} bytes\n"),
+            "Move large values into the body.",
+        ));
+    }
+    Ok(properties)
+}
+
+/// Headers that speak to the relay. The plugin passes them on to consumers all the same.
+fn is_for_the_relay(name: &str, compatibility: Compatibility) -> bool {
+    compatibility == Compatibility::Strict && matches!(name, "content-length" | "mandatory" | "receipt" | "transaction")
+}
+
+/// `CC` and `BCC` must be arrays in AMQP (RabbitMQ's sender-selected distribution); as a string they would close the channel.
+fn application_value(name: &str, value: &str) -> FieldValue {
+    match name {
+        "BCC" | "CC" => FieldValue::List(value.split(',').map(|key| key.trim().to_owned()).collect()),
+        _ => FieldValue::Text(value.to_owned()),
+    }
+}
+
+fn expiration(value: &str) -> Result<ShortText, Refusal> {
+    let milliseconds: u32 = number("expiration", value, "milliseconds from 0 to 4294967295")?;
+    short("expiration", &milliseconds.to_string())
+}
+
+/// Decimal digits with blanks around them, as the plugin reads numbers.
+pub(super) fn number<N: std::str::FromStr>(name: &str, value: &str, expected: &str) -> Result<N, Refusal> {
+    let digits = value.trim_matches(' ');
+    digits.parse().map_err(|_| Refusal::bad_header(name, format_args!("expected {expected}")))
+}
+
+pub(super) fn short(name: &str, value: &str) -> Result<ShortText, Refusal> {
+    ShortText::new(value).map_err(|long| {
+        Refusal::bad_header(name, format_args!("{} bytes are longer than AMQP allows here (255 bytes)", long.bytes))
+    })
+}
+
+fn short_name(name: &str) -> Result<ShortText, Refusal> {
+    ShortText::new(name).map_err(|long| {
+        Refusal::soft(
+            "frame.header",
+            "Invalid header",
+            format!("a header name of {} bytes is longer than AMQP allows (255 bytes)\n", long.bytes),
+            "",
+        )
+    })
+}

@@ -1,0 +1,264 @@
+//! SEND: from frame to publish, the order in which publishes may go out, and the receipts that wait for their confirms.
+//!
+//! A publish waits while a declaration or subscription of this session is under way (it uses another AMQP connection and
+//! would overtake it), while its queue is being declared, and while as much is unconfirmed as the limits allow.
+
+use std::collections::{HashSet, VecDeque};
+
+use super::Session;
+use super::amqp::{Body, Properties, QueueDeclaration, ShortText};
+use super::command::{BrokerCommand, DeclareToken, Publish, PublishToken};
+use super::destination::Destination;
+use super::properties;
+use super::queue::{self, On, Purpose};
+use super::refusal::{CloseCode, Refusal};
+use super::transaction::{CommitNumber, CommitStep};
+use crate::stomp::Frame;
+
+/// Names of queues that this session has declared. When full it is emptied, which costs a declaration each.
+const DECLARED_QUEUES_MAX: usize = 1024;
+
+/// A SEND that has been checked and waits for its turn.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub body: Body,
+    /// The COMMIT that released it.
+    pub commit: Option<CommitNumber>,
+    /// Declared before the first publish to it in a session.
+    pub declare: Option<QueueDeclaration>,
+    pub exchange: ShortText,
+    pub mandatory: bool,
+    pub properties: Properties,
+    pub receipt: Option<String>,
+    /// Whether the client is told when the message does not arrive: it asked for a receipt or for `mandatory`.
+    pub tell: bool,
+    /// `/temp-queue/NAME` of `reply-to`.
+    pub reply_queue: Option<String>,
+    pub routing_key: ShortText,
+}
+
+impl Prepared {
+    /// What it counts towards `transaction_bytes_max` and `unconfirmed_bytes_max`.
+    pub(super) fn bytes(&self) -> usize {
+        let headers: usize = self.properties.headers.iter().map(|(name, _)| name.as_str().len() + 64).sum();
+        self.body.len() + headers + 256
+    }
+}
+
+/// A publish that the broker has not answered yet.
+#[derive(Debug)]
+struct Unconfirmed {
+    bytes: usize,
+    commit: Option<CommitNumber>,
+    receipt: Option<String>,
+    tell: bool,
+    token: PublishToken,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Publishing {
+    declared: HashSet<ShortText>,
+    /// The declaration that the first waiting publish needs.
+    declaring: Option<(DeclareToken, ShortText)>,
+    next_declare: u64,
+    next_publish: u64,
+    unconfirmed: VecDeque<Unconfirmed>,
+    unconfirmed_bytes: usize,
+}
+
+impl Publishing {
+    /// So that the queue is declared again when it is next used: its last consumer here is gone, and it may be too.
+    pub(super) fn forget_queue(&mut self, name: &ShortText) {
+        self.declared.remove(name);
+    }
+
+    pub(super) fn remember_queue(&mut self, name: ShortText) {
+        if self.declared.len() >= DECLARED_QUEUES_MAX {
+            self.declared.clear();
+        }
+        self.declared.insert(name);
+    }
+
+    pub(super) fn is_declared(&self, name: &ShortText) -> bool {
+        self.declared.contains(name)
+    }
+
+    /// The receipt of an unconfirmed SEND, for an ERROR that concerns it.
+    pub(super) fn receipt(&self, token: PublishToken) -> Option<&str> {
+        self.unconfirmed.iter().find(|entry| entry.token == token)?.receipt.as_deref()
+    }
+
+    fn take(&mut self, token: PublishToken) -> Option<Unconfirmed> {
+        let index = self.unconfirmed.iter().position(|entry| entry.token == token)?;
+        let entry = self.unconfirmed.remove(index)?;
+        self.unconfirmed_bytes -= entry.bytes;
+        Some(entry)
+    }
+}
+
+impl Session {
+    /// Checks a SEND completely, so that nothing of it can be wrong later, when it is a transaction's turn.
+    pub(super) fn prepare_send(&mut self, frame: Frame) -> Result<Prepared, Refusal> {
+        let headers = &frame.headers;
+        let destination = self.destination(&frame, "SEND")?;
+        let Some((exchange, routing_key)) = destination.publish_address(&self.config.default_topic_exchange) else {
+            return Err(not_for(headers.get("destination").unwrap_or_default(), "SEND"));
+        };
+        let compatibility = self.config.compatibility;
+        let mut properties = properties::from_send(headers, compatibility)?;
+        let receipt = frame.header("receipt").map(str::to_owned);
+        let reply_queue = self.read_reply_to(&frame, &mut properties)?;
+        let declare = match &destination {
+            Destination::Queue(name) => {
+                Some(queue::declaration(name.clone(), Purpose::Queue, On::Send, headers, self.queue_rules())?)
+            }
+            _ => None,
+        };
+        let asked = matches!(headers.get("mandatory"), Some("true" | "True"));
+        let mandatory = asked || (receipt.is_some() && destination.is_one_queue() && self.is_strict());
+        Ok(Prepared {
+            body: frame.body,
+            commit: None,
+            declare,
+            exchange,
+            mandatory,
+            properties,
+            tell: asked || receipt.is_some(),
+            receipt,
+            reply_queue,
+            routing_key,
+        })
+    }
+
+    /// `reply-to`: a temporary queue that has yet to be made, or a value that goes through unchanged.
+    fn read_reply_to(&self, frame: &Frame, properties: &mut Properties) -> Result<Option<String>, Refusal> {
+        let Some(value) = frame.header("reply-to") else { return Ok(None) };
+        let malformed =
+            |_| Refusal::bad_header("reply-to", "expected a destination, /temp-queue/<name> or a queue name");
+        match Destination::parse(value, self.config.destination_decoding).map_err(malformed)? {
+            Destination::TempQueue(name) if self.has_room_for_reply_queue(&name) => Ok(Some(name)),
+            Destination::TempQueue(_) => Err(self.too_many_subscriptions()),
+            _ => {
+                properties.reply_to = Some(properties::short("reply-to", value)?);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Lets the publish go, or says what it waits for.
+    pub(super) fn try_publish(&mut self, mut send: Prepared) -> Result<(), Box<Prepared>> {
+        if self.has_pending_consumer_work() || self.publishing.declaring.is_some() || self.window_is_full(&send) {
+            return Err(Box::new(send));
+        }
+        if let Some(queue) = &send.declare
+            && !self.publishing.is_declared(&queue.name)
+        {
+            let token = DeclareToken(self.publishing.next_declare);
+            self.publishing.next_declare += 1;
+            self.publishing.declaring = Some((token, queue.name.clone()));
+            let queue = queue.clone();
+            self.command(BrokerCommand::Declare { token, queue });
+            return Err(Box::new(send));
+        }
+        if let Some(name) = send.reply_queue.take() {
+            match self.reply_queue(&name) {
+                Some(queue) => send.properties.reply_to = Some(queue),
+                None => {
+                    self.subscribe_reply_queue(&name);
+                    send.reply_queue = Some(name);
+                    return Err(Box::new(send));
+                }
+            }
+        }
+        self.publish(send);
+        Ok(())
+    }
+
+    fn window_is_full(&self, send: &Prepared) -> bool {
+        let publishing = &self.publishing;
+        let bytes = publishing.unconfirmed_bytes + send.bytes();
+        publishing.unconfirmed.len() >= self.config.unconfirmed_messages_max
+            || (bytes > self.config.unconfirmed_bytes_max && !publishing.unconfirmed.is_empty())
+    }
+
+    fn publish(&mut self, mut send: Prepared) {
+        let token = PublishToken(self.publishing.next_publish);
+        self.publishing.next_publish += 1;
+        // Consumers recognise a message that had to be published twice by its id, and a returned one is found by it.
+        if (send.receipt.is_some() || send.mandatory) && send.properties.message_id.is_none() {
+            send.properties.message_id = ShortText::new(format!("{}-{}", self.id, token.0)).ok();
+        }
+        let bytes = send.bytes();
+        self.publishing.unconfirmed_bytes += bytes;
+        let (commit, receipt, tell) = (send.commit, send.receipt, send.tell);
+        self.publishing.unconfirmed.push_back(Unconfirmed { bytes, commit, receipt, tell, token });
+        self.stats.messages_published += 1;
+        self.command(BrokerCommand::Publish(Publish {
+            body: send.body,
+            exchange: send.exchange,
+            mandatory: send.mandatory,
+            properties: send.properties,
+            routing_key: send.routing_key,
+            token,
+        }));
+    }
+
+    pub(super) fn handle_declared(&mut self, token: DeclareToken) {
+        if let Some((_, name)) = self.publishing.declaring.take_if(|(expected, _)| *expected == token) {
+            self.publishing.remember_queue(name);
+        }
+    }
+
+    pub(super) fn handle_confirmed(&mut self, token: PublishToken) {
+        let Some(entry) = self.publishing.take(token) else { return };
+        self.stats.messages_confirmed += 1;
+        if let Some(receipt) = &entry.receipt {
+            self.receipt(receipt);
+        }
+        if let Some(commit) = entry.commit {
+            self.commit_step(commit, CommitStep::Done);
+        }
+    }
+
+    pub(super) fn handle_rejected(&mut self, token: PublishToken) {
+        let refusal = Refusal::soft(
+            "publish.rejected",
+            "Message rejected",
+            "RabbitMQ refused the message; a queue may have reached its length limit\n",
+            "Send it again later.",
+        );
+        self.handle_unstored(token, refusal);
+    }
+
+    pub(super) fn handle_returned(&mut self, token: PublishToken, reply_code: u16, reply_text: &str) {
+        let refusal = Refusal::soft(
+            "publish.unroutable",
+            "Message returned",
+            format!("RabbitMQ returned the message: {reply_code} {reply_text}\n"),
+            "No queue is reached by this destination; subscribe first, or correct it.",
+        );
+        self.handle_unstored(token, refusal);
+    }
+
+    /// No RECEIPT, and an ERROR that names it. A SEND without receipt whose client did not ask for `mandatory` fails in
+    /// silence, as STOMP has it.
+    fn handle_unstored(&mut self, token: PublishToken, refusal: Refusal) {
+        let Some(entry) = self.publishing.take(token) else { return };
+        self.stats.messages_rejected += 1;
+        let commit = entry.commit.and_then(|commit| self.commit_step(commit, CommitStep::Failed));
+        if !entry.tell && commit.is_none() {
+            return;
+        }
+        let receipt = entry.receipt.or(commit);
+        self.refuse(refusal.about_receipt(receipt.as_deref()).closing(CloseCode::InternalError));
+    }
+}
+
+pub(super) fn not_for(destination: &str, command: &str) -> Refusal {
+    Refusal::soft(
+        "destination.invalid",
+        "Invalid destination",
+        format!("'{destination}' is not a valid destination for '{command}'\n"),
+        "/temp-queue is for the reply-to header of a SEND.",
+    )
+}

@@ -1,0 +1,320 @@
+//! Which queue a frame means: its name, its `queue.declare` flags and arguments, and the consumer's arguments, all read from
+//! the headers of a SUBSCRIBE or SEND. Flags and names follow RabbitMQ's plugin, whose defaults depend on the version.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use md5::{Digest as _, Md5};
+
+use super::amqp::{Binding, FieldValue, QueueDeclaration, ShortText};
+use super::config::{Compatibility, DurableQueueNaming};
+use super::properties::{number, short};
+use super::refusal::Refusal;
+use crate::stomp::Headers;
+
+/// What a queue is for; the plugin's default flags depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A subscription to `/exchange/…`
+    Exchange,
+    /// `/queue/…` or a bare name
+    Queue,
+    /// A subscription to `/topic/…`
+    Topic,
+}
+
+/// The defaults for `exclusive` and `auto-delete` changed twice; a queue must be declared as the broker's own plugin would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum FlagEra {
+    /// Up to 3.11.7: subscription queues are not exclusive.
+    V3_10,
+    /// From 3.11.8: those of `/exchange` are.
+    V3_11_8,
+    /// From 4.3.0: those of `/topic` too; brokers deny transient queues that are not exclusive.
+    V4_3,
+}
+
+impl FlagEra {
+    /// From the version that the broker announces; an unreadable one counts as the newest.
+    pub(super) fn of(version: &str) -> FlagEra {
+        let mut parts = version.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
+        let mut next = || parts.next().unwrap_or(0);
+        match (next(), next(), next()) {
+            (0, ..) => FlagEra::V4_3,
+            version if version >= (4, 3, 0) => FlagEra::V4_3,
+            version if version >= (3, 11, 8) => FlagEra::V3_11_8,
+            _ => FlagEra::V3_10,
+        }
+    }
+}
+
+/// What is needed to read queue headers besides the frame.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct QueueRules {
+    pub compatibility: Compatibility,
+    pub era: FlagEra,
+}
+
+/// Which frame the headers stand on: on a SEND `persistent` is the message's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum On {
+    Send,
+    Subscribe,
+}
+
+/// # Errors
+/// A flag or an argument that can't be read.
+pub(super) fn declaration(
+    name: ShortText,
+    purpose: Purpose,
+    on: On,
+    headers: &Headers,
+    rules: QueueRules,
+) -> Result<QueueDeclaration, Refusal> {
+    let durable = durable_flag(on, headers, rules.compatibility)?;
+    let auto_delete = flag(headers, "auto-delete")?;
+    let exclusive = flag(headers, "exclusive")?;
+    let durable_queue = durable.unwrap_or(purpose == Purpose::Queue);
+    let auto_delete_default = !(purpose == Purpose::Queue && durable_queue);
+    let exclusive_default = match (purpose, durable_queue) {
+        (Purpose::Exchange, _) => rules.era >= FlagEra::V3_11_8,
+        (Purpose::Queue, durable) => !durable,
+        (Purpose::Topic, true) => false,
+        (Purpose::Topic, false) => rules.era >= FlagEra::V4_3,
+    };
+    let arguments = queue_arguments(headers, rules)?;
+    // From 4.3 the plugin forces what replicated queues and streams need anyway.
+    let replicated = rules.era >= FlagEra::V4_3 && matches!(headers.get("x-queue-type"), Some("quorum" | "stream"));
+    Ok(QueueDeclaration {
+        arguments,
+        auto_delete: auto_delete.unwrap_or(auto_delete_default && !replicated),
+        durable: durable_queue || replicated,
+        exclusive: exclusive.unwrap_or(exclusive_default) && !replicated,
+        name,
+    })
+}
+
+/// `durable`, or its alias `persistent`. On a SEND the plugin reads `persistent:false` as a wish for a transient queue, which
+/// disconnects senders to a durable one; strict mode leaves `persistent` to the message.
+fn durable_flag(on: On, headers: &Headers, compatibility: Compatibility) -> Result<Option<bool>, Refusal> {
+    let durable = flag(headers, "durable")?;
+    if on == On::Send && compatibility == Compatibility::Strict {
+        return Ok(durable);
+    }
+    Ok(durable.or(flag(headers, "persistent")?))
+}
+
+fn flag(headers: &Headers, name: &str) -> Result<Option<bool>, Refusal> {
+    headers.get(name).map(|value| boolean(name, value)).transpose()
+}
+
+fn boolean(name: &str, value: &str) -> Result<bool, Refusal> {
+    match value {
+        "true" | "True" => Ok(true),
+        "false" | "False" => Ok(false),
+        _ => Err(Refusal::bad_header(name, "expected true or false")),
+    }
+}
+
+/// Whether the subscription outlives its session. The plugin reads lower case only here.
+pub(super) fn is_durable(headers: &Headers) -> bool {
+    headers.get("durable") == Some("true") || headers.get("persistent") == Some("true")
+}
+
+enum Kind {
+    Bool,
+    Integer,
+    Text,
+}
+
+/// Which headers become queue arguments. The plugin knows some; the others it ignores, so in compatibility
+/// mode they are ignored too, lest an existing queue no longer match its declaration.
+const QUEUE_ARGUMENTS: &[(&str, Kind, Known)] = &[
+    ("x-dead-letter-exchange", Kind::Text, Known::Plugin),
+    ("x-dead-letter-routing-key", Kind::Text, Known::Plugin),
+    ("x-queue-type", Kind::Text, Known::Plugin),
+    ("x-max-age", Kind::Text, Known::Plugin),
+    ("x-expires", Kind::Integer, Known::Plugin),
+    ("x-message-ttl", Kind::Integer, Known::Plugin),
+    ("x-max-length", Kind::Integer, Known::Plugin),
+    ("x-max-length-bytes", Kind::Integer, Known::Plugin),
+    ("x-max-priority", Kind::Integer, Known::Plugin),
+    ("x-stream-max-segment-size-bytes", Kind::Integer, Known::Plugin),
+    ("x-stream-filter-size-bytes", Kind::Integer, Known::Plugin),
+    ("x-consumer-timeout", Kind::Integer, Known::RelayOnly),
+    ("x-dead-letter-strategy", Kind::Text, Known::RelayOnly),
+    ("x-delivery-limit", Kind::Integer, Known::RelayOnly),
+    ("x-initial-cluster-size", Kind::Integer, Known::RelayOnly),
+    ("x-max-in-memory-bytes", Kind::Integer, Known::RelayOnly),
+    ("x-max-in-memory-length", Kind::Integer, Known::RelayOnly),
+    ("x-overflow", Kind::Text, Known::RelayOnly),
+    ("x-queue-leader-locator", Kind::Text, Known::RelayOnly),
+    ("x-queue-master-locator", Kind::Text, Known::RelayOnly),
+    ("x-queue-mode", Kind::Text, Known::RelayOnly),
+    ("x-queue-version", Kind::Integer, Known::RelayOnly),
+    ("x-quorum-initial-group-size", Kind::Integer, Known::RelayOnly),
+    ("x-quorum-target-group-size", Kind::Integer, Known::RelayOnly),
+    ("x-single-active-consumer", Kind::Bool, Known::RelayOnly),
+    ("x-stream-max-segment-size", Kind::Integer, Known::RelayOnly),
+    ("x-unclean-leader-promotion", Kind::Bool, Known::RelayOnly),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Plugin,
+    RelayOnly,
+}
+
+fn queue_arguments(headers: &Headers, rules: QueueRules) -> Result<Vec<(ShortText, FieldValue)>, Refusal> {
+    let mut arguments = Vec::new();
+    for (name, kind, known) in QUEUE_ARGUMENTS {
+        let Some(value) = headers.get(name) else { continue };
+        if *known == Known::RelayOnly && rules.compatibility == Compatibility::Rabbitmq {
+            continue;
+        }
+        // RabbitMQ 4.3 answers this one with an error that closes the AMQP connection.
+        if *name == "x-queue-master-locator" && rules.era >= FlagEra::V4_3 {
+            return Err(Refusal::bad_header(name, "no longer known to this broker; use x-queue-leader-locator"));
+        }
+        let value = value.trim();
+        let value = match kind {
+            Kind::Bool => FieldValue::Bool(boolean(name, value)?),
+            Kind::Integer => FieldValue::Integer(number(name, value, "a whole number")?),
+            Kind::Text => FieldValue::Text(value.to_owned()),
+        };
+        arguments.push((ShortText::lit(name), value));
+    }
+    Ok(arguments)
+}
+
+/// The arguments of `basic.consume`. Only known ones with a checked value: some wrong ones close the AMQP connection.
+pub(super) fn consumer_arguments(
+    headers: &Headers,
+    compatibility: Compatibility,
+) -> Result<Vec<(ShortText, FieldValue)>, Refusal> {
+    let mut arguments = Vec::new();
+    if let Some(value) = headers.get("x-stream-offset")
+        && let Some(offset) = stream_offset(value.trim(), compatibility)?
+    {
+        arguments.push((ShortText::lit("x-stream-offset"), offset));
+    }
+    if let Some(value) = headers.get("x-stream-filter") {
+        let filters = value.split(',').map(str::to_owned).collect();
+        arguments.push((ShortText::lit("x-stream-filter"), FieldValue::List(filters)));
+    }
+    if let Some(value) = headers.get("x-stream-match-unfiltered") {
+        let value = boolean("x-stream-match-unfiltered", value)?;
+        arguments.push((ShortText::lit("x-stream-match-unfiltered"), FieldValue::Bool(value)));
+    }
+    if let Some(value) = headers.get("x-priority") {
+        let priority: i32 = number("x-priority", value, "a whole number")?;
+        arguments.push((ShortText::lit("x-priority"), FieldValue::Integer(priority.into())));
+    }
+    Ok(arguments)
+}
+
+/// The plugin ignores what it does not know and starts at the end of the stream; strict mode says so instead.
+fn stream_offset(value: &str, compatibility: Compatibility) -> Result<Option<FieldValue>, Refusal> {
+    if let Some(offset) = value.strip_prefix("offset=") {
+        let offset: u64 = number("x-stream-offset", offset, "a whole number")?;
+        let offset = i64::try_from(offset).map_err(|_| Refusal::bad_header("x-stream-offset", "number too large"))?;
+        return Ok(Some(FieldValue::Integer(offset)));
+    }
+    if let Some(seconds) = value.strip_prefix("timestamp=") {
+        let seconds: u32 = number("x-stream-offset", seconds, "seconds since 1970")?;
+        return Ok(Some(FieldValue::Timestamp(seconds.into())));
+    }
+    match (value, compatibility) {
+        ("first" | "last" | "next", _) => Ok(Some(FieldValue::Text(value.to_owned()))),
+        (_, Compatibility::Rabbitmq) => Ok(None),
+        (_, Compatibility::Strict) => {
+            Err(Refusal::bad_header("x-stream-offset", "expected first, last, next, offset=N or timestamp=SECONDS"))
+        }
+    }
+}
+
+/// `x-bind-<name>` headers as binding arguments, which headers exchanges route by.
+pub(super) fn binding(exchange: ShortText, routing_key: ShortText, headers: &Headers) -> Result<Binding, Refusal> {
+    let mut arguments = Vec::new();
+    for (name, value) in headers.iter() {
+        if let Some(argument) = name.strip_prefix("x-bind-") {
+            arguments.push((short(name, argument)?, FieldValue::Text(value.to_owned())));
+        }
+    }
+    Ok(Binding { arguments, exchange, routing_key })
+}
+
+/// The queue name of a durable `/topic` or `/exchange` subscription, exactly as the plugin computes it, so that a client that
+/// moves over finds its queue: `stomp-subscription-` and the MD5, in base64url, of an Erlang pair of key and id.
+pub(super) fn durable_name(routing_key: &str, id: &str, naming: DurableQueueNaming) -> ShortText {
+    let mut term = vec![131, 104, 2];
+    for text in [routing_key.as_bytes(), id.as_bytes()] {
+        match naming {
+            DurableQueueNaming::Legacy => erlang_string(text, &mut term),
+            DurableQueueNaming::Native => {
+                term.push(109);
+                term.extend((text.len() as u32).to_be_bytes());
+                term.extend(text);
+            }
+        }
+    }
+    hashed_name(&term)
+}
+
+/// Erlang writes a list of bytes as STRING_EXT up to 65,535 of them, and a header line is shorter than that.
+fn erlang_string(text: &[u8], term: &mut Vec<u8>) {
+    if text.is_empty() {
+        term.push(106);
+        return;
+    }
+    term.push(107);
+    term.extend((text.len().min(usize::from(u16::MAX)) as u16).to_be_bytes());
+    term.extend(text);
+}
+
+/// The queue name of a subscription that ends with its session: unguessable, as it comes from the session's random seed.
+pub(super) fn transient_name(seed: &[u8; 16], number: u64) -> ShortText {
+    let mut input = seed.to_vec();
+    input.extend(number.to_be_bytes());
+    hashed_name(&input)
+}
+
+fn hashed_name(input: &[u8]) -> ShortText {
+    let hash = URL_SAFE_NO_PAD.encode(Md5::digest(input));
+    // 19 + 22 bytes, far below 255.
+    ShortText::new(format!("stomp-subscription-{hash}")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durable_names_are_those_of_the_plugin() {
+        let cases = [
+            ("dur1", "t2", "Go6xF4R5x5YgdzfXjEIzlA", "qjN2pP4Tz9mDfQ-6T0Iz2g"),
+            ("durable", "test.subscription", "tMbeqL30tjlgaXMmaFM6Ew", "mN8EtNJgeewoAWGIePSs-A"),
+            ("", "x", "h-fwebydKM-y5XzgjiGmqA", "ltHoOwiEH_6FdclaEx2twA"),
+        ];
+        for (key, id, legacy, native) in cases {
+            let name = |naming| durable_name(key, id, naming).as_str().to_owned();
+            assert_eq!(name(DurableQueueNaming::Legacy), format!("stomp-subscription-{legacy}"));
+            assert_eq!(name(DurableQueueNaming::Native), format!("stomp-subscription-{native}"));
+        }
+    }
+
+    #[test]
+    fn flag_eras_follow_the_version() {
+        let cases = [
+            ("3.10.8", FlagEra::V3_10),
+            ("3.11.7", FlagEra::V3_10),
+            ("3.11.8", FlagEra::V3_11_8),
+            ("4.0.5", FlagEra::V3_11_8),
+            ("4.3.0", FlagEra::V4_3),
+            ("4.3.0-rc.1", FlagEra::V4_3),
+            ("", FlagEra::V4_3),
+        ];
+        for (version, era) in cases {
+            assert_eq!(FlagEra::of(version), era, "{version}");
+        }
+    }
+}

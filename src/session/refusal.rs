@@ -1,0 +1,182 @@
+//! A refusal: why a frame or a session was turned down, and the one place where that becomes an ERROR frame and a
+//! WebSocket close code.
+//!
+//! The `message` texts are those of RabbitMQ's plugin wherever it has one, since clients compare them. In strict mode the
+//! body goes on to say what to do; in compatibility mode it is the plugin's text alone.
+
+use std::borrow::Cow;
+
+use super::config::Compatibility;
+use crate::stomp::{Command, Frame, Version};
+
+/// WebSocket close codes (RFC 6455, 7.4; 4000 to 4999 are the application's own).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum CloseCode {
+    Normal = 1000,
+    ProtocolError = 1002,
+    /// Bytes that are not a STOMP frame, or a frame over the limit. RabbitMQ's Web STOMP answers the same.
+    InvalidFrame = 1007,
+    PolicyViolation = 1008,
+    TooBig = 1009,
+    /// The broker or the relay failed, not the client.
+    InternalError = 1011,
+    ServiceRestart = 1012,
+    TryAgainLater = 1013,
+    SlowConsumer = 4004,
+    HeartbeatMissed = 4005,
+}
+
+/// Why and how the WebSocket is closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Close {
+    pub code: CloseCode,
+    /// At most 123 bytes reach the peer (RFC 6455, 5.5).
+    pub reason: Cow<'static, str>,
+}
+
+impl Close {
+    pub fn new(code: CloseCode, reason: impl Into<Cow<'static, str>>) -> Close {
+        Close { code, reason: reason.into() }
+    }
+}
+
+/// Whether the plugin would have kept the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// The session ends in both modes.
+    Fatal,
+    /// The session ends in strict mode and goes on in compatibility mode.
+    Soft,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What happened and why.
+    pub body: String,
+    pub close: CloseCode,
+    /// The dotted `error-code`, listed in docs/errors.md.
+    pub code: &'static str,
+    /// What to do; left out in compatibility mode.
+    pub hint: &'static str,
+    pub message: Cow<'static, str>,
+    pub receipt: Option<String>,
+    pub severity: Severity,
+    pub subscription: Option<String>,
+}
+
+impl Refusal {
+    /// A mistake of the client that the plugin forgives.
+    pub fn soft(code: &'static str, message: &'static str, body: impl Into<String>, hint: &'static str) -> Refusal {
+        Refusal {
+            body: body.into(),
+            close: CloseCode::ProtocolError,
+            code,
+            hint,
+            message: Cow::Borrowed(message),
+            receipt: None,
+            severity: Severity::Soft,
+            subscription: None,
+        }
+    }
+
+    /// What ends the session in both modes.
+    pub fn fatal(
+        code: &'static str,
+        message: impl Into<Cow<'static, str>>,
+        body: impl Into<String>,
+        hint: &'static str,
+    ) -> Refusal {
+        Refusal { message: message.into(), severity: Severity::Fatal, ..Refusal::soft(code, "", body, hint) }
+    }
+
+    /// A header value that can't be used; the plugin hides these behind `Processing error`.
+    pub fn bad_header(header: &str, what: impl std::fmt::Display) -> Refusal {
+        Refusal::soft("frame.header_value", "Processing error", format!("header '{header}': {what}\n"), "")
+    }
+
+    pub fn closing(mut self, close: CloseCode) -> Refusal {
+        self.close = close;
+        self
+    }
+
+    pub fn about_receipt(mut self, receipt: Option<&str>) -> Refusal {
+        self.receipt = self.receipt.or_else(|| receipt.map(str::to_owned));
+        self
+    }
+
+    pub fn about_subscription(mut self, id: &str) -> Refusal {
+        self.subscription = Some(id.to_owned());
+        self
+    }
+
+    /// A channel exception, which is always this client's own error (AMQP 0-9-1, 1.2.8: soft reply codes).
+    pub fn from_reply(reply_code: u16, reply_text: &str) -> Refusal {
+        let (name, code, hint) = reply_name(reply_code);
+        let close = match reply_code {
+            403..=405 => CloseCode::PolicyViolation,
+            500.. => CloseCode::InternalError,
+            _ => CloseCode::ProtocolError,
+        };
+        Refusal::fatal(code, name, reply_text, hint).closing(close)
+    }
+
+    pub fn ends_session(&self, compatibility: Compatibility) -> bool {
+        self.severity == Severity::Fatal || compatibility == Compatibility::Strict
+    }
+
+    /// The ERROR frame. `message` is the first header: test suites of the plugin compare its place.
+    pub fn to_frame(&self, compatibility: Compatibility) -> Frame {
+        let mut body = self.body.clone();
+        if compatibility == Compatibility::Strict && !self.hint.is_empty() {
+            if !body.ends_with('\n') {
+                body.push('\n');
+            }
+            body.push_str(self.hint);
+            body.push('\n');
+        }
+        let mut frame = Frame::new(Command::Error);
+        frame.headers.push("message", &self.message);
+        frame.headers.push("content-type", "text/plain");
+        frame.headers.push("version", Version::SUPPORTED);
+        if let Some(id) = &self.subscription {
+            frame.headers.push("subscription", id);
+        }
+        if let Some(id) = &self.receipt {
+            frame.headers.push("receipt-id", id);
+        }
+        frame.headers.push("error-code", self.code);
+        frame.body = body.into();
+        frame
+    }
+
+    pub fn to_close(&self) -> Close {
+        Close::new(self.close, format!("{}: {}", self.code, self.message))
+    }
+}
+
+/// AMQP's reply codes by the names that the plugin puts into `message`, with our code and advice.
+fn reply_name(reply_code: u16) -> (&'static str, &'static str, &'static str) {
+    match reply_code {
+        311 => ("content_too_large", "broker.content_too_large", "Send a smaller body."),
+        313 => ("no_consumers", "broker.no_consumers", ""),
+        320 => ("connection_forced", "broker.connection_forced", "Connect again."),
+        402 => ("invalid_path", "broker.invalid_path", ""),
+        403 => ("access_refused", "broker.access_refused", "Ask the broker's administrator for the permission."),
+        404 => ("not_found", "broker.not_found", "Create it first, or correct the name."),
+        405 => ("resource_locked", "broker.resource_locked", "The queue belongs to another session."),
+        406 => (
+            "precondition_failed",
+            "broker.precondition_failed",
+            "Use the flags and arguments that the queue has, or /amq/queue/<name> to use it as it is.",
+        ),
+        502 => ("syntax_error", "broker.syntax_error", ""),
+        503 => ("command_invalid", "broker.command_invalid", ""),
+        504 => ("channel_error", "broker.channel_error", ""),
+        505 => ("unexpected_frame", "broker.unexpected_frame", ""),
+        506 => ("resource_error", "broker.resource_error", ""),
+        530 => ("not_allowed", "broker.not_allowed", ""),
+        540 => ("not_implemented", "broker.not_implemented", ""),
+        _ => ("internal_error", "broker.internal_error", ""),
+    }
+}

@@ -1,0 +1,99 @@
+//! ACK and NACK: from the id that the client names to settlements of the broker's deliveries.
+
+use super::Session;
+use super::command::{BrokerCommand, Settlement};
+use super::ledger::{MessageId, Serial};
+use super::refusal::Refusal;
+use super::transaction::{Action, SettleAction};
+use crate::stomp::{Command, Frame, Version};
+
+impl Session {
+    pub(super) fn handle_settle(&mut self, frame: &Frame, version: Version) -> Result<(), Refusal> {
+        let action = self.read_settle(frame, version)?;
+        match frame.header("transaction") {
+            Some(name) => {
+                self.require_transaction(name)?;
+                self.check_outstanding(&action)?;
+                self.enlist(name, Action::Settle(action))?;
+            }
+            None => {
+                self.check_outstanding(&action)?;
+                self.settle(&action)?;
+            }
+        }
+        self.receipt_for(frame);
+        Ok(())
+    }
+
+    fn read_settle(&self, frame: &Frame, version: Version) -> Result<SettleAction, Refusal> {
+        let (command, outcome) = match frame.command {
+            Command::Nack => ("NACK", Settlement::Nack { requeue: self.requeue(frame) }),
+            _ => ("ACK", Settlement::Ack),
+        };
+        // STOMP 1.2 names the header `id`, the older versions `message-id`; the value is the same.
+        let header = if version == Version::V1_2 { "id" } else { "message-id" };
+        let value = frame.header(header).ok_or_else(|| {
+            Refusal::soft(
+                "frame.header_missing",
+                "Missing header",
+                format!("\"{command}\" must include the \"{header}\" header\n"),
+                "STOMP 1.2 takes the MESSAGE's ack header as id; 1.0 and 1.1 take its message-id.",
+            )
+        })?;
+        let id = MessageId::parse(value).ok_or_else(|| {
+            Refusal::soft(
+                "ack.id",
+                "Invalid header",
+                format!("\"{command}\" must include a valid \"{header}\" header\n"),
+                "Give back the value of the MESSAGE as it was.",
+            )
+        })?;
+        let serial =
+            id.serial.parse().map(Serial).map_err(|_| Refusal::bad_header(header, "not an id of this relay"))?;
+        let known = self.ledger.get(serial).is_some_and(|entry| *entry.name == *id.name) && id.session == self.id;
+        match known {
+            true => Ok(SettleAction { outcome, serial }),
+            false => Err(not_found(serial)),
+        }
+    }
+
+    fn requeue(&self, frame: &Frame) -> bool {
+        match frame.header("requeue") {
+            Some("true" | "True") => true,
+            Some("false" | "False") => false,
+            _ => self.config.default_nack_requeue,
+        }
+    }
+
+    fn check_outstanding(&self, action: &SettleAction) -> Result<(), Refusal> {
+        let entry = self.ledger.get(action.serial).ok_or_else(|| not_found(action.serial))?;
+        if entry.stream && action.outcome != Settlement::Ack {
+            return Err(Refusal::soft(
+                "ack.stream",
+                "Processing error",
+                "a message of a stream cannot be given back by NACK\n",
+                "ACK it; a stream keeps its messages, and x-stream-offset reads them again.",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Settles what the action covers. In a COMMIT a delivery may be gone already, by an earlier cumulative one of it.
+    pub(super) fn settle(&mut self, action: &SettleAction) -> Result<(), Refusal> {
+        let covered = self.ledger.settle(action.serial).map_err(|_| not_found(action.serial))?;
+        for (_, tag) in covered {
+            self.command(BrokerCommand::Settle { tag, outcome: action.outcome });
+        }
+        Ok(())
+    }
+}
+
+/// Unknown, settled before, delivered with `ack:auto`, or another session's.
+pub(super) fn not_found(serial: Serial) -> Refusal {
+    Refusal::soft(
+        "ack.unknown",
+        "Message not found",
+        format!("unknown delivery tag {}\n", serial.0),
+        "It is settled already, was delivered with ack:auto, or belongs to an earlier connection.",
+    )
+}

@@ -1,0 +1,194 @@
+//! BEGIN, COMMIT and ABORT: actions kept until COMMIT, bounded in number and bytes.
+//!
+//! Everything about an action that can be wrong is checked when it is queued, and at COMMIT all its settlements are checked
+//! before the first is carried out. RabbitMQ has no transaction over several queues, so COMMIT is not atomic beyond that:
+//! its RECEIPT says that every message was confirmed, an ERROR names the first that was not.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::Session;
+use super::command::Settlement;
+use super::ledger::Serial;
+use super::publish::Prepared;
+use super::refusal::{CloseCode, Refusal};
+use crate::stomp::Frame;
+
+/// Numbers the COMMITs of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CommitNumber(u64);
+
+/// Something that waits for its turn.
+#[derive(Debug)]
+pub(super) enum Action {
+    /// The end of a COMMIT.
+    Committed(CommitNumber),
+    Publish(Box<Prepared>),
+    Settle(SettleAction),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct SettleAction {
+    pub outcome: Settlement,
+    pub serial: Serial,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CommitStep {
+    Done,
+    Failed,
+}
+
+/// A COMMIT whose publishes are not all confirmed.
+#[derive(Debug)]
+struct Commit {
+    failed: bool,
+    number: CommitNumber,
+    receipt: Option<String>,
+    /// Publishes without an answer, and one for the end of the actions.
+    steps_left: usize,
+}
+
+#[derive(Debug, Default)]
+struct Transaction {
+    actions: Vec<Action>,
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Transactions {
+    commits: Vec<Commit>,
+    next_commit: u64,
+    open: HashMap<String, Transaction>,
+}
+
+impl Session {
+    pub(super) fn handle_begin(&mut self, frame: &Frame) -> Result<(), Refusal> {
+        let name = transaction_name(frame, "BEGIN")?;
+        if self.transactions.open.contains_key(name) {
+            return Err(bad_transaction(
+                format!("Transaction \"{name}\" is already open\n"),
+                "COMMIT or ABORT it first.",
+            ));
+        }
+        let limit = self.config.transactions_max;
+        if self.transactions.open.len() >= limit {
+            return Err(Refusal::soft(
+                "limit.transactions",
+                "Transaction limit exceeded",
+                format!("Too many concurrent transactions (limit {limit})\n"),
+                "COMMIT or ABORT one first.",
+            ));
+        }
+        self.transactions.open.insert(name.to_owned(), Transaction::default());
+        self.receipt_for(frame);
+        Ok(())
+    }
+
+    pub(super) fn handle_abort(&mut self, frame: &Frame) -> Result<(), Refusal> {
+        let name = transaction_name(frame, "ABORT")?;
+        self.transactions.open.remove(name).ok_or_else(|| unknown_transaction(name))?;
+        self.receipt_for(frame);
+        Ok(())
+    }
+
+    pub(super) fn handle_commit(&mut self, frame: &Frame) -> Result<(), Refusal> {
+        let name = transaction_name(frame, "COMMIT")?;
+        let transaction = self.transactions.open.remove(name).ok_or_else(|| unknown_transaction(name))?;
+        self.check_settlements(&transaction.actions)?;
+        let number = CommitNumber(self.transactions.next_commit);
+        self.transactions.next_commit += 1;
+        let publishes = transaction.actions.iter().filter(|action| matches!(action, Action::Publish(_))).count();
+        let receipt = frame.header("receipt").map(str::to_owned);
+        self.transactions.commits.push(Commit { failed: false, number, receipt, steps_left: publishes + 1 });
+        for mut action in transaction.actions {
+            if let Action::Publish(send) = &mut action {
+                send.commit = Some(number);
+            }
+            self.actions.push_back(action);
+        }
+        self.actions.push_back(Action::Committed(number));
+        Ok(())
+    }
+
+    /// Adds to the transaction that the frame names.
+    pub(super) fn enlist(&mut self, name: &str, action: Action) -> Result<(), Refusal> {
+        let (frames_max, bytes_max) = (self.config.transaction_frames_max, self.config.transaction_bytes_max);
+        let transaction = self.transactions.open.get_mut(name).ok_or_else(|| unknown_transaction(name))?;
+        let bytes = match &action {
+            Action::Publish(send) => send.bytes(),
+            _ => 0,
+        };
+        if transaction.actions.len() >= frames_max {
+            return Err(too_large(format!("Too many actions in transaction (limit {frames_max})\n")));
+        }
+        if transaction.bytes + bytes > bytes_max {
+            return Err(too_large(format!("Too many bytes in transaction (limit {bytes_max})\n")));
+        }
+        transaction.bytes += bytes;
+        transaction.actions.push(action);
+        Ok(())
+    }
+
+    /// Whether a transaction of this name is open.
+    pub(super) fn require_transaction(&self, name: &str) -> Result<(), Refusal> {
+        self.transactions.open.contains_key(name).then_some(()).ok_or_else(|| unknown_transaction(name))
+    }
+
+    /// Plays the settlements through without doing them. A delivery that an earlier cumulative one of the same transaction
+    /// covered may be named again; one that was itself named may not.
+    fn check_settlements(&self, actions: &[Action]) -> Result<(), Refusal> {
+        let (mut gone, mut absorbed) = (BTreeSet::<Serial>::new(), BTreeSet::<Serial>::new());
+        for action in actions {
+            let Action::Settle(settle) = action else { continue };
+            if absorbed.remove(&settle.serial) {
+                continue;
+            }
+            let covered =
+                self.ledger.covered(settle.serial, &gone).map_err(|_| super::settle::not_found(settle.serial))?;
+            absorbed.extend(covered.iter().filter(|serial| **serial != settle.serial));
+            gone.extend(covered);
+        }
+        Ok(())
+    }
+
+    /// One step less to wait for. A failed one returns the receipt that the ERROR has to name, the first time.
+    pub(super) fn commit_step(&mut self, number: CommitNumber, step: CommitStep) -> Option<String> {
+        let index = self.transactions.commits.iter().position(|commit| commit.number == number)?;
+        let commit = &mut self.transactions.commits[index];
+        commit.steps_left -= 1;
+        let failed_now = step == CommitStep::Failed && !commit.failed;
+        commit.failed |= step == CommitStep::Failed;
+        let named = if failed_now { commit.receipt.clone() } else { None };
+        if commit.steps_left == 0 {
+            let commit = self.transactions.commits.remove(index);
+            if let (false, Some(receipt)) = (commit.failed, commit.receipt) {
+                self.receipt(&receipt);
+            }
+        }
+        named
+    }
+}
+
+fn transaction_name<'a>(frame: &'a Frame, command: &str) -> Result<&'a str, Refusal> {
+    frame.header("transaction").ok_or_else(|| {
+        Refusal::soft(
+            "frame.header_missing",
+            "Missing transaction",
+            format!("\"{command}\" must include a 'transaction' header\n"),
+            "",
+        )
+    })
+}
+
+fn unknown_transaction(name: &str) -> Refusal {
+    bad_transaction(format!("Invalid transaction identifier: {name:?}\n"), "Send BEGIN with this name first.")
+}
+
+fn bad_transaction(body: String, hint: &'static str) -> Refusal {
+    Refusal::soft("transaction.invalid", "Bad transaction", body, hint)
+}
+
+fn too_large(body: String) -> Refusal {
+    Refusal::soft("limit.transaction", "Transaction too large", body, "Use smaller transactions.")
+        .closing(CloseCode::PolicyViolation)
+}
