@@ -26,6 +26,7 @@ pub(super) enum Due {
 #[derive(Debug)]
 pub(super) struct Liveness {
     expect_every: Option<Duration>,
+    last_ping: Instant,
     last_received: Instant,
     last_sent: Instant,
     ping_interval: Duration,
@@ -39,6 +40,7 @@ impl Liveness {
     pub(super) fn new(now: Instant, ping_interval: Duration, pong_timeout: Duration, tolerance: f64) -> Liveness {
         Liveness {
             expect_every: None,
+            last_ping: now,
             last_received: now,
             last_sent: now,
             ping_interval,
@@ -90,6 +92,7 @@ impl Liveness {
             }
         } else if now >= self.ping_due() {
             self.pinged = Some(now);
+            self.last_ping = now;
             return Some(Due::SendPing);
         }
         if let Some(every) = self.send_every
@@ -102,7 +105,7 @@ impl Liveness {
     }
 
     fn ping_due(&self) -> Instant {
-        self.last_received.min(self.last_sent) + self.ping_interval
+        self.last_received.min(self.last_sent).max(self.last_ping) + self.ping_interval
     }
 }
 

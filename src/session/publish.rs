@@ -226,7 +226,8 @@ impl Session {
             "Message rejected",
             "RabbitMQ refused the message; a queue may have reached its length limit\n",
             "Send it again later.",
-        );
+        )
+        .closing(CloseCode::TryAgainLater);
         self.handle_unstored(token, refusal);
     }
 
@@ -236,7 +237,8 @@ impl Session {
             "Message returned",
             format!("RabbitMQ returned the message: {reply_code} {reply_text}\n"),
             "No queue is reached by this destination; subscribe first, or correct it.",
-        );
+        )
+        .closing(CloseCode::PolicyViolation);
         self.handle_unstored(token, refusal);
     }
 
@@ -250,7 +252,7 @@ impl Session {
             return;
         }
         let receipt = entry.receipt.or(commit);
-        self.refuse(refusal.about_receipt(receipt.as_deref()).closing(CloseCode::InternalError));
+        self.refuse(refusal.about_receipt(receipt.as_deref()));
     }
 }
 

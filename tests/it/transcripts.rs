@@ -1,0 +1,357 @@
+//! Session transcripts: text in, text out, simulated time. Each file in tests/session is a conversation; lines `C>`, `B>`
+//! and `T>` go in, lines `C<` and `B<` must come out. `BLESS=1` writes what came out; read it before you commit it.
+//!
+//! ```text
+//! set compatibility rabbitmq          before the first line: a setting of the session
+//! C> SEND destination:/queue/a | hi   the client's frame; \s is a blank, \n a line feed
+//! B> confirmed 0                      an event of the broker
+//! T> 10s                              time passes; every deadline on the way is met
+//! W>                                  all that came out has been written to the socket
+//! ```
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use stomp_relay::session::amqp::{Body, FieldValue, Properties, ShortText};
+use stomp_relay::session::command::{
+    BrokerCommand, Credentials, DeclareToken, DeliveryTag, PublishToken, Settlement, SubscribedQueue, SubscriptionKey,
+};
+use stomp_relay::session::config::{Compatibility, SessionConfig};
+use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Concern, Delivery, Failure, LoginFailure};
+use stomp_relay::session::io::{Input, Output};
+use stomp_relay::session::{Session, SessionSeed};
+use stomp_relay::stomp::{Decoder, Escapes, Frame, Item, Limits};
+
+#[test]
+fn sessions_answer_as_their_transcripts_say() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/session");
+    let mut files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
+    files.sort();
+    assert!(files.len() >= 10, "transcripts are missing from {}", folder.display());
+    let bless = std::env::var_os("BLESS").is_some();
+    let mut failures = String::new();
+    for path in files {
+        let expected = std::fs::read_to_string(&path).unwrap();
+        let actual = replay(&expected);
+        if bless {
+            std::fs::write(&path, actual).unwrap();
+        } else if actual != expected {
+            let first = expected.lines().zip(actual.lines()).find(|(left, right)| left != right);
+            let _ = writeln!(failures, "{}\n  first difference: {first:#?}\n  it was:\n{actual}", path.display());
+        }
+    }
+    assert!(failures.is_empty(), "{failures}");
+}
+
+fn replay(transcript: &str) -> String {
+    let mut output = String::new();
+    let mut config = SessionConfig::default();
+    let mut peer: IpAddr = "127.0.0.1".parse().unwrap();
+    let mut player: Option<Player> = None;
+    for line in transcript.lines() {
+        if line.starts_with("C<") || line.starts_with("B<") {
+            continue;
+        }
+        let _ = writeln!(output, "{line}");
+        if let Some(setting) = line.strip_prefix("set ") {
+            assert!(player.is_none(), "settings come first: {line}");
+            set(&mut config, &mut peer, setting);
+        } else if line.get(1..2) == Some(">") {
+            let player = player.get_or_insert_with(|| Player::new(config.clone(), peer));
+            player.line(line);
+            output.push_str(&player.drain());
+        }
+    }
+    output
+}
+
+fn set(config: &mut SessionConfig, peer: &mut IpAddr, setting: &str) {
+    let (key, value) = setting.split_once(' ').unwrap();
+    match key {
+        "compatibility" => {
+            config.compatibility = if value == "rabbitmq" { Compatibility::Rabbitmq } else { Compatibility::Strict };
+        }
+        "default_credentials" => {
+            let (login, passcode) = value.split_once(' ').unwrap();
+            config.default_credentials = Some(Credentials { login: login.into(), passcode: passcode.into() });
+        }
+        "peer" => *peer = value.parse().unwrap(),
+        "subscriptions_max" => config.subscriptions_max = value.parse().unwrap(),
+        "transaction_bytes_max" => config.transaction_bytes_max = value.parse().unwrap(),
+        "transaction_frames_max" => config.transaction_frames_max = value.parse().unwrap(),
+        "transactions_max" => config.transactions_max = value.parse().unwrap(),
+        "unconfirmed_bytes_max" => config.unconfirmed_bytes_max = value.parse().unwrap(),
+        "unconfirmed_messages_max" => config.unconfirmed_messages_max = value.parse().unwrap(),
+        _ => panic!("unknown setting {key}"),
+    }
+}
+
+struct Player {
+    now: Instant,
+    session: Session,
+}
+
+impl Player {
+    fn new(config: SessionConfig, peer: IpAddr) -> Player {
+        let now = Instant::now();
+        let seed = SessionSeed { id: "session-s".to_owned(), queue_names: [7; 16] };
+        Player { now, session: Session::new(Arc::new(config), seed, peer, now) }
+    }
+
+    fn line(&mut self, line: &str) {
+        let (kind, rest) = line.split_at(2);
+        let rest = rest.trim_start();
+        match kind {
+            "B>" => self.input(broker_input(rest)),
+            "C>" if rest == "pong" => self.input(Input::Received),
+            "C>" => {
+                assert!(self.session.wants_frames() || self.session.has_ended(), "session does not read now: {line}");
+                self.client(rest);
+            }
+            "D>" => self.input(Input::Drain),
+            "T>" => self.pass(rest),
+            "W>" => self.input(Input::Flushed),
+            _ => panic!("unknown line {line}"),
+        }
+    }
+
+    fn client(&mut self, text: &str) {
+        let mut decoder = Decoder::new(Limits::default(), Escapes::ExceptConnect);
+        let mut bytes = BytesMut::from(&frame_bytes(text)[..]);
+        let input = match decoder.decode(&mut bytes) {
+            Ok(Some(Item::Frame(frame))) => Input::Frame(frame),
+            Ok(other) => panic!("not a frame: {text}: {other:?}"),
+            Err(error) => Input::Malformed(error),
+        };
+        self.input(input);
+    }
+
+    /// Time goes from deadline to deadline, so that nothing is met late.
+    fn pass(&mut self, text: &str) {
+        let milliseconds: u64 = match text.strip_suffix("ms") {
+            Some(number) => number.parse().unwrap(),
+            None => text.strip_suffix('s').unwrap().parse::<u64>().unwrap() * 1000,
+        };
+        let end = self.now + Duration::from_millis(milliseconds);
+        while let Some(deadline) = self.session.poll_timeout().filter(|deadline| *deadline <= end) {
+            self.now = self.now.max(deadline);
+            self.input(Input::Timeout);
+        }
+        self.now = end;
+    }
+
+    fn input(&mut self, input: Input) {
+        self.session.handle_input(self.now, input);
+    }
+
+    fn drain(&mut self) -> String {
+        let mut text = String::new();
+        while let Some(output) = self.session.poll_output() {
+            let _ = writeln!(text, "{}", show(output));
+        }
+        text
+    }
+}
+
+fn frame_bytes(text: &str) -> Vec<u8> {
+    let (head, body) = text.split_once(" | ").unwrap_or((text, ""));
+    let mut bytes = Vec::new();
+    for word in head.split(' ') {
+        bytes.extend(word.replace("\\s", " ").into_bytes());
+        bytes.push(b'\n');
+    }
+    bytes.push(b'\n');
+    bytes.extend(body.as_bytes());
+    bytes.push(0);
+    bytes
+}
+
+fn broker_input(text: &str) -> Input {
+    let words: Vec<&str> = text.split(' ').collect();
+    let number = |index: usize| words[index].parse::<u64>().unwrap();
+    let rest = |index: usize| words[index..].join(" ");
+    Input::Broker(match words[0] {
+        "login" => {
+            return Input::Login(match words[1] {
+                "ok" => Ok(BrokerInfo { version: words[2].to_owned() }),
+                "refused" => Err(LoginFailure::AccessRefused),
+                "vhost" => Err(LoginFailure::VirtualHost { reply_text: rest(2) }),
+                _ => Err(LoginFailure::Unavailable { reason: rest(2) }),
+            });
+        }
+        "cancelled" => BrokerEvent::SubscriptionCancelled { key: SubscriptionKey(number(1)) },
+        "closed" => BrokerEvent::Closed,
+        "confirmed" => BrokerEvent::Confirmed { token: PublishToken(number(1)) },
+        "declared" => BrokerEvent::Declared { token: DeclareToken(number(1)), queue: short(words[2]) },
+        "deliver" => BrokerEvent::Delivery(delivery(&words)),
+        "lost" => BrokerEvent::Failed { failure: Failure::LinkLost { reason: rest(1) }, concerns: Concern::Session },
+        "refused" => BrokerEvent::Failed {
+            failure: Failure::Refused { reply_code: number(2) as u16, reply_text: rest(3) },
+            concerns: concern(words[1]),
+        },
+        "rejected" => BrokerEvent::Rejected { token: PublishToken(number(1)) },
+        "returned" => {
+            BrokerEvent::Returned { token: PublishToken(number(1)), reply_code: 312, reply_text: "NO_ROUTE".to_owned() }
+        }
+        "subscribed" => BrokerEvent::Subscribed { key: SubscriptionKey(number(1)), queue: short(words[2]) },
+        "unsubscribed" => BrokerEvent::Unsubscribed { key: SubscriptionKey(number(1)) },
+        other => panic!("unknown broker event {other}"),
+    })
+}
+
+fn concern(text: &str) -> Concern {
+    let (kind, number) = text.split_at(1);
+    match kind {
+        "d" => Concern::Declare(DeclareToken(number.parse().unwrap())),
+        "p" => Concern::Publish(PublishToken(number.parse().unwrap())),
+        "s" => Concern::Subscription(SubscriptionKey(number.parse().unwrap())),
+        _ => Concern::Session,
+    }
+}
+
+/// `deliver KEY TAG EXCHANGE ROUTING-KEY BODY [header:value…]`; `-` is an empty exchange, `redelivered` a flag.
+fn delivery(words: &[&str]) -> Delivery {
+    let mut properties = Properties::default();
+    for word in &words[6..] {
+        let Some((name, value)) = word.split_once(':') else { continue };
+        match name {
+            "content-type" => properties.content_type = Some(short(value)),
+            "message_id" => properties.message_id = Some(short(value)),
+            "mode" => properties.delivery_mode = value.parse().ok(),
+            "reply_to" => properties.reply_to = Some(short(value)),
+            _ => properties.headers.push((
+                short(name),
+                match value.parse() {
+                    Ok(number) => FieldValue::Integer(number),
+                    Err(_) => FieldValue::Text(value.to_owned()),
+                },
+            )),
+        }
+    }
+    Delivery {
+        body: Body::copy_from_slice(words[5].as_bytes()),
+        exchange: short(words[3].trim_matches('-')),
+        key: SubscriptionKey(words[1].parse().unwrap()),
+        properties,
+        redelivered: words.contains(&"redelivered"),
+        routing_key: short(words[4]),
+        tag: DeliveryTag(words[2].parse().unwrap()),
+    }
+}
+
+fn short(text: &str) -> ShortText {
+    ShortText::new(text).unwrap()
+}
+
+fn show(output: Output) -> String {
+    match output {
+        Output::Close(close) => format!("C< close {} {}", close.code as u16, close.reason),
+        Output::Command(command) => format!("B< {}", show_command(command)),
+        Output::Frame(frame) => format!("C< {}", show_frame(&frame)),
+        Output::Heartbeat => "C< heart-beat".to_owned(),
+        Output::LoggedIn => "C< limits raised".to_owned(),
+        Output::Login { credentials, virtual_host } => format!("B< login {} {virtual_host}", credentials.login),
+        Output::Ping => "C< ping".to_owned(),
+    }
+}
+
+fn show_frame(frame: &Frame) -> String {
+    let mut text = frame.command.as_str().to_owned();
+    for (name, value) in frame.headers.iter() {
+        let _ = write!(text, " {name}:{}", value.replace(' ', "\\s"));
+    }
+    if !frame.body.is_empty() {
+        let _ = write!(text, " | {}", String::from_utf8_lossy(&frame.body).replace('\n', "\\n"));
+    }
+    text
+}
+
+fn show_command(command: BrokerCommand) -> String {
+    match command {
+        BrokerCommand::Close => "close".to_owned(),
+        BrokerCommand::Declare { token, queue } => format!("declare #{} {}", token.0, show_queue(&queue)),
+        BrokerCommand::Publish(publish) => {
+            let mut text = format!("publish #{} '{}' '{}'", publish.token.0, publish.exchange, publish.routing_key);
+            if publish.mandatory {
+                text.push_str(" mandatory");
+            }
+            text.push_str(&show_properties(&publish.properties));
+            let _ = write!(text, " | {}", String::from_utf8_lossy(&publish.body));
+            text
+        }
+        BrokerCommand::Settle { tag, outcome } => match outcome {
+            Settlement::Ack => format!("ack {}", tag.0),
+            Settlement::Nack { requeue } => format!("nack {} requeue={requeue}", tag.0),
+        },
+        BrokerCommand::Subscribe(subscribe) => {
+            let mut text = format!("subscribe #{} prefetch={}", subscribe.key.0, subscribe.prefetch);
+            let _ = match &subscribe.queue {
+                SubscribedQueue::Existing(name) => write!(text, " existing '{name}'"),
+                SubscribedQueue::Declared(queue) => write!(text, " {}", show_queue(queue)),
+            };
+            if let Some(binding) = &subscribe.binding {
+                let _ = write!(text, " bind '{}' '{}'", binding.exchange, binding.routing_key);
+                text.push_str(&show_arguments(&binding.arguments));
+            }
+            if !subscribe.consumer_arguments.is_empty() {
+                let _ = write!(text, " consume{}", show_arguments(&subscribe.consumer_arguments));
+            }
+            text
+        }
+        BrokerCommand::Unsubscribe { key, queue } => format!("unsubscribe #{} {queue:?}", key.0),
+    }
+}
+
+fn show_queue(queue: &stomp_relay::session::amqp::QueueDeclaration) -> String {
+    let mut text = format!("'{}'", queue.name);
+    for (set, name) in [(queue.durable, "durable"), (queue.auto_delete, "auto-delete"), (queue.exclusive, "exclusive")]
+    {
+        if set {
+            let _ = write!(text, " {name}");
+        }
+    }
+    text + &show_arguments(&queue.arguments)
+}
+
+fn show_arguments(arguments: &[(ShortText, FieldValue)]) -> String {
+    arguments.iter().fold(String::new(), |mut text, (name, value)| {
+        let _ = write!(text, " {name}={value:?}");
+        text
+    })
+}
+
+fn show_properties(properties: &Properties) -> String {
+    let mut text = String::new();
+    let named = [
+        ("app_id", &properties.app_id),
+        ("content_encoding", &properties.content_encoding),
+        ("content_type", &properties.content_type),
+        ("correlation_id", &properties.correlation_id),
+        ("expiration", &properties.expiration),
+        ("message_id", &properties.message_id),
+        ("reply_to", &properties.reply_to),
+        ("type", &properties.kind),
+        ("user_id", &properties.user_id),
+    ];
+    for (name, value) in named {
+        if let Some(value) = value {
+            let _ = write!(text, " {name}={value}");
+        }
+    }
+    let numbers = [
+        ("delivery_mode", properties.delivery_mode.map(u64::from)),
+        ("priority", properties.priority.map(u64::from)),
+        ("timestamp", properties.timestamp),
+    ];
+    for (name, value) in numbers {
+        if let Some(value) = value {
+            let _ = write!(text, " {name}={value}");
+        }
+    }
+    text + &show_arguments(&properties.headers)
+}
