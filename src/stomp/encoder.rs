@@ -14,8 +14,9 @@ const OVERHEAD_BYTES: usize = 64;
 /// Appends `COMMAND LF (name:value LF)* [content-length:n LF] LF body NUL LF`.
 ///
 /// Names and values are escaped in every frame of every version, CONNECTED and 1.0 included: a deviation from STOMP that
-/// RabbitMQ's plugin makes and clients are used to. `content-length` stands last and only if there is a body; one among
-/// the frame's headers is skipped. The command is written as it is, so an unknown one must not come from a peer.
+/// RabbitMQ's plugin makes and clients are used to. A NUL in them, for which there is no escape, becomes U+FFFD.
+/// `content-length` stands last and only if there is a body; one among the frame's headers is skipped. The command is
+/// written as it is, so an unknown one must not come from a peer.
 pub fn encode(frame: &Frame, output: &mut BytesMut) {
     let headers: usize = frame.headers.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
     output.reserve(headers + frame.body.len() + OVERHEAD_BYTES);

@@ -31,14 +31,17 @@ pub(super) fn unescape(text: &str) -> Result<Cow<'_, str>, UndefinedEscape> {
 }
 
 /// Appends the text with backslash, LF, CR and colon escaped.
+///
+/// NUL has no escape, and many clients end a frame at the first one wherever it stands; it becomes U+FFFD.
 pub(super) fn escape_into(text: &str, output: &mut impl bytes::BufMut) {
     let mut rest = text.as_bytes();
-    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\\' | b'\n' | b'\r' | b':')) {
+    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\\' | b'\n' | b'\r' | b':' | b'\0')) {
         output.put_slice(&rest[..at]);
         output.put_slice(match rest[at] {
             b'\n' => b"\\n",
             b'\r' => b"\\r",
             b':' => b"\\c",
+            b'\0' => "\u{fffd}".as_bytes(),
             _ => b"\\\\",
         });
         rest = &rest[at + 1..];
@@ -78,7 +81,14 @@ mod tests {
     #[test]
     fn escaping_covers_exactly_the_four_characters() {
         let mut output = Vec::new();
-        escape_into(":a\\b\r\nc\0\té:", &mut output);
-        assert_eq!(output, "\\ca\\\\b\\r\\nc\0\té\\c".as_bytes());
+        escape_into(":a\\b\r\nc\té:", &mut output);
+        assert_eq!(output, "\\ca\\\\b\\r\\nc\té\\c".as_bytes());
+    }
+
+    #[test]
+    fn a_nul_is_replaced() {
+        let mut output = Vec::new();
+        escape_into("a\0\0b", &mut output);
+        assert_eq!(output, "a\u{fffd}\u{fffd}b".as_bytes());
     }
 }

@@ -1,3 +1,4 @@
-//! The integration tests, in one binary so that they link once.
+//! The integration tests, in one binary so that they link once. Each module is one subject.
 
+mod codec;
 mod transcripts;
