@@ -15,5 +15,6 @@
 //!
 //! Read in this order: `session`, `session::command`, `session::event`, `connection`, `broker::channel`, `server`.
 
+pub mod listener;
 pub mod session;
 pub mod stomp;

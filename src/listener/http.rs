@@ -1,0 +1,272 @@
+//! HTTP/1.1 in front of the WebSocket: which request gets which answer, and driving one connection until it is
+//! upgraded or over.
+//!
+//! Owns routes and headers; the handshake's rules are in `handshake`, the texts in `pages`.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderMap,
+    HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
+};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::handshake::{Handshake, HandshakeError, Subprotocol, VERSION};
+use super::pages::{self, Endpoint, Format};
+use super::stream::Stream;
+use super::{ListenerConfig, Security};
+
+/// Header lines of one request; more are answered with 431.
+const HEADERS_MAX: usize = 64;
+
+/// hyper refuses a smaller head buffer.
+const HEAD_BYTES_MIN: usize = 8 * 1024;
+
+/// Time that one connection may spend on ordinary requests: idle ones end sooner, this bounds those that take an
+/// answer byte by byte.
+const HTTP_LIFE_MAX: Duration = Duration::from_secs(300);
+
+/// What a page may do if the configured policy is no header value.
+const STRICTEST_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'");
+
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const GET_AND_HEAD: HeaderValue = HeaderValue::from_static("GET, HEAD");
+
+pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// A stream that now speaks WebSocket.
+pub(super) struct Upgraded {
+    pub(super) stream: Stream,
+    /// Bytes that the client sent behind its request head.
+    pub(super) read_ahead: Bytes,
+    pub(super) details: Details,
+}
+
+/// What the opening request said.
+#[derive(Debug)]
+pub(super) struct Details {
+    pub(super) subprotocol: Option<Subprotocol>,
+    pub(super) origin: Option<String>,
+    pub(super) user_agent: Option<String>,
+}
+
+type Accepted = Mutex<Option<(OnUpgrade, Details)>>;
+
+/// Serves requests until one is upgraded, which is returned, or the connection ends. On `stop` it ends after the
+/// request in progress.
+pub(super) async fn serve(stream: Stream, config: &Arc<ListenerConfig>, stop: &CancellationToken) -> Option<Upgraded> {
+    let accepted = Arc::new(Accepted::default());
+    if let Err(error) = serve_requests(stream, config, stop, &accepted).await {
+        // hyper's "unexpected message" and the like: the peer sent no HTTP, was too slow or left.
+        debug!(%error, "HTTP connection failed");
+        return None;
+    }
+    let (upgrade, details) = accepted.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    // Resolved already: the connection has been driven to its end.
+    let parts = upgrade.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
+    Some(Upgraded { stream: parts.io.into_inner(), read_ahead: parts.read_buf, details })
+}
+
+async fn serve_requests(
+    stream: Stream,
+    config: &Arc<ListenerConfig>,
+    stop: &CancellationToken,
+    accepted: &Arc<Accepted>,
+) -> Result<(), hyper::Error> {
+    let service = service_fn(|request| {
+        let (config, accepted) = (config.clone(), accepted.clone());
+        async move { Ok::<_, Infallible>(answer(request, &config, &accepted).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.head_timeout)
+        .max_buf_size(config.head_bytes_max.max(HEAD_BYTES_MIN))
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let life = tokio::time::timeout(HTTP_LIFE_MAX, async {
+        tokio::select! {
+            result = connection.as_mut() => return result,
+            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    });
+    life.await.unwrap_or(Ok(()))
+}
+
+async fn answer(mut request: Request<Incoming>, config: &ListenerConfig, accepted: &Accepted) -> Response<Body> {
+    if is_websocket_path(request.uri().path(), &config.path) {
+        return websocket_path(&mut request, config, accepted);
+    }
+    match (&config.root, request.method()) {
+        (Some(root), &Method::GET | &Method::HEAD) => match root.open(request.uri().path()).await {
+            Some(file) => {
+                let mut response = Response::new(Body::default());
+                let headers = response.headers_mut();
+                headers.insert(CONTENT_LENGTH, file.length.into());
+                headers.insert(CONTENT_TYPE, file.content_type.clone());
+                headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+                *response.body_mut() = file.into_body();
+                finish(response, config)
+            }
+            None => not_found(&request, config),
+        },
+        (Some(_), _) => method_not_allowed(config),
+        (None, _) => not_found(&request, config),
+    }
+}
+
+fn websocket_path(request: &mut Request<Incoming>, config: &ListenerConfig, accepted: &Accepted) -> Response<Body> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return method_not_allowed(config);
+    }
+    let handshake = match Handshake::read(request.headers()) {
+        _ if request.method() == Method::HEAD => return upgrade_required(request, config),
+        Ok(handshake) => handshake,
+        Err(HandshakeError::NotAsked) => return upgrade_required(request, config),
+        Err(error @ HandshakeError::OtherVersion) => {
+            let mut response = text(StatusCode::UPGRADE_REQUIRED, format!("{error}.\n"), config);
+            ask_for_upgrade(&mut response);
+            response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
+            return response;
+        }
+        Err(error) => return text(StatusCode::BAD_REQUEST, format!("Bad WebSocket handshake: {error}.\n"), config),
+    };
+    if request.version() != Version::HTTP_11 || !request.body().is_end_stream() {
+        let reason = "Bad WebSocket handshake: it must be an HTTP/1.1 request without a body.\n";
+        return text(StatusCode::BAD_REQUEST, reason.into(), config);
+    }
+    let details = Details {
+        subprotocol: handshake.subprotocol,
+        origin: header_text(request.headers(), ORIGIN),
+        user_agent: header_text(request.headers(), USER_AGENT),
+    };
+    *accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some((hyper::upgrade::on(request), details));
+    switching_protocols(&handshake)
+}
+
+/// Exactly the configured path, or with one slash behind it; the query string is not part of a path.
+fn is_websocket_path(path: &str, websocket_path: &str) -> bool {
+    path == websocket_path || path.strip_suffix('/') == Some(websocket_path)
+}
+
+fn switching_protocols(handshake: &Handshake) -> Response<Body> {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    ask_for_upgrade(&mut response);
+    let headers = response.headers_mut();
+    if let Ok(accept) = HeaderValue::from_str(&handshake.accept) {
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    if let Some(subprotocol) = handshake.subprotocol {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol.as_str()));
+    }
+    response
+}
+
+fn upgrade_required(request: &Request<Incoming>, config: &ListenerConfig) -> Response<Body> {
+    let format = format(request.headers());
+    let page = pages::upgrade_required(endpoint(request, config), format);
+    let mut response = page_of(StatusCode::UPGRADE_REQUIRED, page, format, config);
+    ask_for_upgrade(&mut response);
+    response
+}
+
+fn not_found(request: &Request<Incoming>, config: &ListenerConfig) -> Response<Body> {
+    text(StatusCode::NOT_FOUND, pages::not_found(endpoint(request, config)), config)
+}
+
+fn method_not_allowed(config: &ListenerConfig) -> Response<Body> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are answered here.\n".into(), config);
+    response.headers_mut().insert(ALLOW, GET_AND_HEAD);
+    response
+}
+
+fn ask_for_upgrade(response: &mut Response<Body>) {
+    response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+}
+
+fn text(status: StatusCode, text: String, config: &ListenerConfig) -> Response<Body> {
+    page_of(status, text, Format::Text, config)
+}
+
+fn page_of(status: StatusCode, page: String, format: Format, config: &ListenerConfig) -> Response<Body> {
+    let length = page.len();
+    let mut response = Response::new(Full::from(page).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    // Said here rather than by hyper, so that an answer to HEAD says it too.
+    headers.insert(CONTENT_LENGTH, length.into());
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        CONTENT_TYPE,
+        match format {
+            Format::Html => HTML,
+            Format::Text => TEXT,
+        },
+    );
+    finish(response, config)
+}
+
+/// Headers that all answers share.
+fn finish(mut response: Response<Body>, config: &ListenerConfig) -> Response<Body> {
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    if headers.get(CONTENT_TYPE) == Some(&HTML) {
+        let policy = HeaderValue::from_str(&config.content_security_policy).unwrap_or(STRICTEST_POLICY);
+        headers.insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    response
+}
+
+fn endpoint<'a>(request: &'a Request<Incoming>, config: &'a ListenerConfig) -> Endpoint<'a> {
+    let header = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let host = header.or(request.uri().authority().map(|authority| authority.as_str())).unwrap_or_default();
+    let scheme = match Security::of(config) {
+        Security::Tls => "wss",
+        Security::Plain => "ws",
+    };
+    Endpoint { scheme, host: pages::printable_host(host), path: &config.path }
+}
+
+fn format(headers: &HeaderMap) -> Format {
+    let accepts = |list: &HeaderValue| list.to_str().is_ok_and(|list| list.to_ascii_lowercase().contains("text/html"));
+    if headers.get_all(ACCEPT).iter().any(accepts) { Format::Html } else { Format::Text }
+}
+
+fn header_text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_matches_exactly_or_with_one_slash() {
+        assert!(is_websocket_path("/ws", "/ws") && is_websocket_path("/ws/", "/ws"));
+        assert!(is_websocket_path("/", "/"));
+        for other in ["/", "/WS", "/ws//", "/ws/x", "/wsx", "ws", ""] {
+            assert!(!is_websocket_path(other, "/ws"), "{other}");
+        }
+    }
+}
