@@ -1,4 +1,5 @@
 //! The integration tests, in one binary so that they link once. Each module is one subject.
 
 mod codec;
+mod config;
 mod transcripts;

@@ -1,0 +1,125 @@
+//! The relay's configuration: read from file, environment and flags, checked as a whole, typed.
+//!
+//! Reads no environment variable by itself and touches no network: what it gets is what it judges, so two relays in one
+//! process do not meet. Each key is declared once, in `sections`.
+
+mod files;
+mod kind;
+mod layers;
+mod log_filter;
+mod problem;
+mod quantity;
+mod reader;
+mod reference;
+mod rules;
+mod secret;
+mod sections;
+mod suggest;
+mod url;
+mod value;
+
+use std::path::{Path, PathBuf};
+
+pub use log_filter::LogFilter;
+pub use problem::{Place, Problem, Problems};
+pub use reference::render as render_reference;
+pub use secret::Secret;
+pub use sections::{
+    Admin, Auth, Broker, Compatibility, DestinationDecoding, Drain, DurableQueueNaming, FrameKind, HeaderTypes, Http,
+    Limits, Log, LogFormat, Session, Stomp, Tls, WebSocket,
+};
+pub use url::{BrokerUri, ListenUrl, Scheme};
+
+use layers::Layers;
+use reader::{Reader, Values};
+
+/// Everything that can be configured. All values are within their ranges and fit each other.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// At least one; no address twice.
+    pub listen: Vec<ListenUrl>,
+    pub tls: Tls,
+    pub broker: Broker,
+    pub auth: Auth,
+    pub stomp: Stomp,
+    pub session: Session,
+    pub websocket: WebSocket,
+    pub http: Http,
+    pub limits: Limits,
+    pub admin: Admin,
+    pub drain: Drain,
+    pub log: Log,
+}
+
+/// What the command line sets above file and environment. Flags never carry a secret.
+#[derive(Clone, Default)]
+pub struct Overrides {
+    /// `--listen`; replaces the whole list when not empty.
+    pub listen: Vec<String>,
+    /// `--broker`; replaces the whole list when not empty.
+    pub broker: Vec<String>,
+    /// `--tls-cert`
+    pub tls_cert: Option<PathBuf>,
+    /// `--tls-key`
+    pub tls_key: Option<PathBuf>,
+    /// `--admin`
+    pub admin: Option<String>,
+}
+
+impl Config {
+    /// Reads and checks everything, the certificate and key files included; asks no network.
+    ///
+    /// `env` may hold any variables; those that do not begin with `STOMP_RELAY_` are ignored.
+    ///
+    /// # Errors
+    /// All problems that were found, not only the first.
+    pub fn load(
+        path: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+        flags: &Overrides,
+    ) -> Result<Self, Problems> {
+        let sections = reference::declared();
+        let mut layers = Layers::new(&sections);
+        match path.map(files::read_text) {
+            None => {}
+            Some(Ok(text)) => layers.add_file(&text),
+            Some(Err(text)) => layers.add_unreadable_file(text),
+        }
+        layers.add_environment(env);
+        layers.add_flags(flags);
+        let whole = layers.whole;
+        let mut reader = Reader::new(layers.values, layers.problems);
+        let config = Self::read(&mut reader);
+        if whole {
+            rules::check(&config, &mut reader);
+        }
+        if reader.problems.is_empty() {
+            return Ok(config);
+        }
+        Err(Problems::new(path.map(|path| path.display().to_string()), reader.problems))
+    }
+
+    fn read(reader: &mut Reader) -> Self {
+        Self {
+            listen: sections::Top::read(reader).listen,
+            tls: Tls::read(reader),
+            broker: Broker::read(reader),
+            auth: Auth::read(reader),
+            stomp: Stomp::read(reader),
+            session: Session::read(reader),
+            websocket: WebSocket::read(reader),
+            http: Http::read(reader),
+            limits: Limits::read(reader),
+            admin: Admin::read(reader),
+            drain: Drain::read(reader),
+            log: Log::read(reader),
+        }
+    }
+}
+
+impl Default for Config {
+    /// All defaults.
+    fn default() -> Self {
+        Self::read(&mut Reader::new(Values::new(), Vec::new()))
+    }
+}

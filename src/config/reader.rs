@@ -1,0 +1,174 @@
+//! Reads declared keys out of collected values, and remembers what was declared and what was wrong.
+//!
+//! A key is declared by reading it: the same call gives its type, default and documentation. So a run over no values
+//! lists all keys, which is how the unknown-key check and the reference page know them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::files;
+use super::kind::{Kind, Secrecy, Shape};
+use super::problem::{Place, Problem};
+use super::value::{Data, Value};
+
+/// The values that were set, by path such as `tls.key_file`; of each the one that wins.
+pub(super) type Values = BTreeMap<String, Value>;
+
+/// A declared section and its keys, in the order of declaration.
+pub(super) struct Section {
+    pub(super) about: String,
+    pub(super) keys: Vec<Key>,
+    /// Empty for the keys above all sections.
+    pub(super) name: &'static str,
+}
+
+pub(super) struct Key {
+    pub(super) about: String,
+    /// As TOML; empty for none.
+    pub(super) default: String,
+    pub(super) kind: String,
+    pub(super) name: String,
+}
+
+/// The path of a key.
+pub(super) fn path_of(section: &str, key: &str) -> String {
+    if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
+}
+
+pub(super) struct Reader {
+    broken: BTreeSet<String>,
+    pub(super) problems: Vec<Problem>,
+    pub(super) sections: Vec<Section>,
+    values: Values,
+}
+
+impl Reader {
+    pub(super) fn new(values: Values, problems: Vec<Problem>) -> Self {
+        Self { broken: BTreeSet::new(), problems, sections: Vec::new(), values }
+    }
+
+    /// Declares a section; the keys that follow belong to it.
+    pub(super) fn section(&mut self, name: &'static str, about: &str) {
+        self.sections.push(Section { about: about.trim().to_owned(), keys: Vec::new(), name });
+    }
+
+    /// Declares a key and reads it. A wrong value is reported and replaced by the default, so that reading goes on.
+    pub(super) fn key<T>(&mut self, name: &str, about: &str, kind: Kind<T>, default: &'static str) -> T {
+        let path = self.declare(name, about, &kind, default);
+        let value = match kind.secrecy {
+            Secrecy::Open => self.values.get(&path).cloned(),
+            Secrecy::Secret => self.secret_value(name, &path),
+        };
+        if let Some(value) = value {
+            match (kind.parse)(&value) {
+                Ok(parsed) => return parsed,
+                Err(problems) => self.refuse(&path, problems),
+            }
+        }
+        match (kind.parse)(&Value::raw(default, Place::Default)) {
+            Ok(parsed) => parsed,
+            // Defaults are constants, and every one is parsed by every run of every test.
+            Err(problems) => unreachable!("default of {path}: {problems:?}"),
+        }
+    }
+
+    fn declare<T>(&mut self, name: &str, about: &str, kind: &Kind<T>, default: &str) -> String {
+        // `section` comes before its keys in the one macro that calls both.
+        let section = self.sections.last_mut().expect("keys follow a section");
+        let about = about.trim().to_owned();
+        section.keys.push(Key {
+            about,
+            default: show(default, kind.shape),
+            kind: kind.text.clone(),
+            name: name.into(),
+        });
+        if kind.secrecy == Secrecy::Secret {
+            let about = format!("File that holds `{name}` instead; one trailing newline is not part of it.");
+            let name = format!("{name}_file");
+            section.keys.push(Key { about, default: String::new(), kind: "path".into(), name });
+        }
+        path_of(section.name, name)
+    }
+
+    /// A secret's value from its key or from the file that its twin names.
+    fn secret_value(&mut self, name: &str, path: &str) -> Option<Value> {
+        let twin = format!("{path}_file");
+        let (given, file) = (self.values.get(path).cloned(), self.values.get(&twin).cloned());
+        let (value, file) = match (given, file) {
+            (value, None) => return value,
+            (Some(_), Some(file)) => (Err(format!("give either {name} or {name}_file, not both")), file),
+            (None, Some(file)) => match &file.data {
+                Data::Raw(text) | Data::Text(text) if text.is_empty() => return None,
+                Data::Raw(text) | Data::Text(text) => {
+                    (files::read_secret(Path::new(text)).map_err(|reason| format!("{text}: {reason}")), file)
+                }
+                _ => (Err(format!("expected a string, found {}", file.type_name())), file),
+            },
+        };
+        match value {
+            Ok(text) => Some(Value::raw(text, file.place)),
+            Err(text) => {
+                self.refuse(&twin, vec![Problem { place: file.place, text }]);
+                self.broken.insert(path.to_owned());
+                None
+            }
+        }
+    }
+
+    fn refuse(&mut self, path: &str, problems: Vec<Problem>) {
+        self.broken.insert(path.to_owned());
+        self.problems.extend(
+            problems.into_iter().map(|problem| Problem { text: format!("{path}: {}", problem.text), ..problem }),
+        );
+    }
+
+    /// Whether all these keys hold what was configured, not a default in the place of a wrong value.
+    pub(super) fn sound(&self, paths: &[&str]) -> bool {
+        paths.iter().all(|path| !self.broken.contains(*path))
+    }
+
+    /// Reports a problem of several keys at the first of them that was set.
+    pub(super) fn blame(&mut self, paths: &[&str], text: String) {
+        let set = paths.iter().find_map(|path| self.values.get(*path));
+        let place = set.map_or(Place::Default, |value| value.place.clone());
+        self.problems.push(Problem { place, text });
+    }
+}
+
+/// A default as TOML.
+fn show(default: &str, shape: Shape) -> String {
+    match shape {
+        Shape::Bare => default.to_owned(),
+        Shape::Text if default.is_empty() => String::new(),
+        Shape::Text => format!("{default:?}"),
+        Shape::Table => "{}".to_owned(),
+        Shape::List => {
+            let items: Vec<String> = default.split(',').map(|item| format!("{:?}", item.trim())).collect();
+            format!("[{}]", items.join(", "))
+        }
+    }
+}
+
+/// Declares a section: its struct, and `read`, which declares and reads each key with the field's own documentation.
+macro_rules! section {
+    (
+        $(#[doc = $about:literal])+
+        $vis:vis struct $name:ident in $section:literal {
+            $( $(#[doc = $doc:literal])+ $field:ident: $type:ty = $kind:expr, $default:literal; )+
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Debug)]
+        $vis struct $name {
+            $( $(#[doc = $doc])+ $vis $field: $type, )+
+        }
+
+        impl $name {
+            pub(super) fn read(reader: &mut $crate::config::reader::Reader) -> Self {
+                reader.section($section, concat!($($about),+));
+                Self { $( $field: reader.key(stringify!($field), concat!($($doc),+), $kind, $default), )+ }
+            }
+        }
+    };
+}
+pub(super) use section;

@@ -1,0 +1,131 @@
+//! Rules between keys, and the checks of the files that keys name.
+//!
+//! A rule is skipped when one of its keys is already known to be wrong: it would blame a default.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::Config;
+use super::files;
+use super::quantity::{duration_text, size_text};
+use super::reader::Reader;
+use super::url::Scheme;
+
+pub(super) fn check(config: &Config, reader: &mut Reader) {
+    tls_files(config, reader);
+    tls_for_wss(config, reader);
+    addresses(config, reader);
+    broker(config, reader);
+    default_login(config, reader);
+    limits(config, reader);
+    timing(config, reader);
+    static_files(config, reader);
+}
+
+fn tls_files(config: &Config, reader: &mut Reader) {
+    let (cert_file, key_file) = (config.tls.cert_file.as_deref(), config.tls.key_file.as_deref());
+    let chain = cert_file.and_then(|path| loaded(reader, "tls.cert_file", path, files::read_server_chain));
+    let key = key_file.and_then(|path| loaded(reader, "tls.key_file", path, files::read_key));
+    if let (Some(chain), Some(key)) = (chain, key)
+        && let Err(reason) = files::check_pair(chain, key)
+    {
+        reader.blame(&["tls.key_file"], format!("tls.key_file: {reason}"));
+    }
+    if cert_file.is_some() != key_file.is_some() && reader.sound(&["tls.cert_file", "tls.key_file"]) {
+        let (given, missing) = if cert_file.is_some() { ("cert", "key") } else { ("key", "cert") };
+        reader.blame(
+            &["tls.cert_file", "tls.key_file"],
+            format!("tls.{given}_file needs tls.{missing}_file: set both or none"),
+        );
+    }
+}
+
+/// Reads a file that the key at `path` names, or reports why it can't.
+fn loaded<T>(reader: &mut Reader, key: &str, path: &Path, read: impl Fn(&Path) -> Result<T, String>) -> Option<T> {
+    match read(path) {
+        Ok(content) => Some(content),
+        Err(reason) => {
+            reader.blame(&[key], format!("{key}: {}: {reason}", path.display()));
+            None
+        }
+    }
+}
+
+fn tls_for_wss(config: &Config, reader: &mut Reader) {
+    let none = config.tls.cert_file.is_none() && config.tls.key_file.is_none();
+    let wss = config.listen.iter().find(|url| url.scheme == Scheme::Wss);
+    if let Some(url) = wss.filter(|_| none)
+        && reader.sound(&["listen", "tls.cert_file", "tls.key_file"])
+    {
+        reader.blame(&["listen"], format!("listen: {url} needs tls.cert_file and tls.key_file"));
+    }
+}
+
+fn addresses(config: &Config, reader: &mut Reader) {
+    let mut taken: Vec<SocketAddr> = Vec::new();
+    for address in config.listen.iter().map(|url| url.address).filter(|address| address.port() != 0) {
+        if taken.contains(&address) {
+            reader.blame(&["listen"], format!("listen: {address} is named twice"));
+        }
+        taken.push(address);
+    }
+    if let Some(address) = config.admin.listen.filter(|address| taken.contains(address)) {
+        reader.blame(&["admin.listen", "listen"], format!("admin.listen: {address} is also an address of listen"));
+    }
+}
+
+fn broker(config: &Config, reader: &mut Reader) {
+    if let Some(path) = &config.broker.ca_file {
+        loaded(reader, "broker.ca_file", path, files::read_certificates);
+    }
+    let keys = ["broker.ignore_host", "broker.vhosts"];
+    if config.broker.ignore_host && !config.broker.vhosts.is_empty() && reader.sound(&keys) {
+        reader.blame(&keys, "broker.vhosts is never used while broker.ignore_host is true: remove one".to_owned());
+    }
+}
+
+fn default_login(config: &Config, reader: &mut Reader) {
+    let keys = ["auth.default_login", "auth.default_passcode", "auth.default_passcode_file"];
+    if config.auth.default_login.is_some() != config.auth.default_passcode.is_some() && reader.sound(&keys) {
+        reader.blame(&keys, "auth.default_login and auth.default_passcode: set both or none".to_owned());
+    }
+}
+
+fn limits(config: &Config, reader: &mut Reader) {
+    let stomp = &config.stomp;
+    let frame = ("stomp.frame_bytes_max", stomp.frame_bytes_max);
+    let login_frame = ("stomp.login_frame_bytes_max", stomp.login_frame_bytes_max);
+    let line = ("stomp.header_line_bytes_max", stomp.header_line_bytes_max);
+    for (smaller, larger) in [(login_frame, frame), (line, login_frame)] {
+        let keys = [smaller.0, larger.0];
+        if smaller.1 > larger.1 && reader.sound(&keys) {
+            let (small, large) = (size_text(smaller.1), size_text(larger.1));
+            reader.blame(&keys, format!("{} {small} must not exceed {} {large}", smaller.0, larger.0));
+        }
+    }
+}
+
+fn timing(config: &Config, reader: &mut Reader) {
+    let websocket = &config.websocket;
+    let keys = ["websocket.pong_timeout", "websocket.ping_interval"];
+    if websocket.pong_timeout >= websocket.ping_interval && reader.sound(&keys) {
+        let (pong, ping) = (duration_text(websocket.pong_timeout), duration_text(websocket.ping_interval));
+        reader.blame(&keys, format!("{} {pong} must be below {} {ping}", keys[0], keys[1]));
+    }
+    let drain = &config.drain;
+    let keys = ["drain.timeout", "drain.delay", "drain.spread"];
+    if drain.delay + drain.spread > drain.timeout && reader.sound(&keys) {
+        let (timeout, delay) = (duration_text(drain.timeout), duration_text(drain.delay));
+        let spread = duration_text(drain.spread);
+        let text = format!("drain.delay {delay} and drain.spread {spread} together exceed drain.timeout {timeout}");
+        reader.blame(&keys, text);
+    }
+}
+
+fn static_files(config: &Config, reader: &mut Reader) {
+    if let Some(path) = &config.http.root
+        && let Err(error) = std::fs::read_dir(path)
+    {
+        reader.blame(&["http.root"], format!("http.root: {}: cannot read: {error}", path.display()));
+    }
+}

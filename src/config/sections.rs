@@ -1,0 +1,264 @@
+//! Every key, declared once: name, type with its range, default, meaning. docs/configuration.md is rendered from here.
+//!
+//! Rules between keys are in `rules`. To add a key, add a field: the file, the environment and the page then know it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::kind::{ListMin, boolean, choice, header_value, list, name, optional, path, secret, table};
+use super::log_filter::{LogFilter, log_filter};
+use super::quantity::{count, duration, factor, kib, mib, milliseconds, minutes, seconds, size, whole_seconds};
+use super::reader::section;
+use super::secret::Secret;
+use super::url::{BrokerUri, ListenUrl, address_or_none, broker_uri, listen_url};
+
+/// How closely RabbitMQ's STOMP plugin is followed where it deviates from STOMP 1.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compatibility {
+    Strict,
+    RabbitMq,
+}
+
+/// How the parts of a destination are percent-decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DestinationDecoding {
+    RabbitMq,
+    Full,
+}
+
+/// How the queue of a durable topic subscription is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DurableQueueNaming {
+    Legacy,
+    Native,
+}
+
+/// Which AMQP headers of a message become STOMP headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderTypes {
+    RabbitMq,
+    All,
+}
+
+/// The WebSocket opcode of outgoing frames (RFC 6455, 5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameKind {
+    Auto,
+    Binary,
+    Text,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Auto,
+    Pretty,
+    Json,
+}
+
+section! {
+    /// These keys stand before the first section of the file.
+    pub(super) struct Top in "" {
+        /// Where WebSocket clients come in. HOST is an IP address, `localhost` or `*` (every IPv4 address); port 0 takes
+        /// a free one; the path is `/ws` if none is given. `wss` needs `tls.cert_file` and `tls.key_file`.
+        listen: Vec<ListenUrl> = list(listen_url(), ListMin::One), "ws://127.0.0.1:8080/ws";
+    }
+}
+
+section! {
+    /// TLS towards clients.
+    pub struct Tls in "tls" {
+        /// PEM certificate chain of the server, its own certificate first.
+        cert_file: Option<PathBuf> = optional(path()), "";
+        /// PEM private key of that certificate, without a pass phrase.
+        key_file: Option<PathBuf> = optional(path()), "";
+        /// A client whose TLS handshake takes longer is dropped.
+        handshake_timeout: Duration = duration(milliseconds(100)..=minutes(10)), "10s";
+    }
+}
+
+section! {
+    /// RabbitMQ.
+    pub struct Broker in "broker" {
+        /// The nodes; any one that answers is used. A URI holds no login: clients bring their own. The ports are 5672
+        /// and 5671 (`amqps`) if none is given.
+        uris: Vec<BrokerUri> = list(broker_uri(), ListMin::One), "amqp://127.0.0.1:5672";
+        /// PEM certificates of the authorities that `amqps` nodes are checked against, instead of the system's.
+        ca_file: Option<PathBuf> = optional(path()), "";
+        /// Virtual host of a client whose CONNECT has no `host` header.
+        vhost: String = name(), "/";
+        /// Virtual hosts by `host` header of CONNECT; a header that is not named here is itself the name of the virtual
+        /// host. Many client libraries send the name of the server they connect to.
+        vhosts: BTreeMap<String, String> = table(), "";
+        /// Use `vhost` for every client, whatever its `host` header.
+        ignore_host: bool = boolean(), "false";
+        /// Time for TCP, TLS and the AMQP handshake with one node.
+        connect_timeout: Duration = duration(milliseconds(100)..=minutes(10)), "10s";
+        /// AMQP heart-beat interval.
+        heartbeat: Duration = whole_seconds(seconds(1)..=seconds(60)), "20s";
+        /// Time for one answer of RabbitMQ, such as to a declaration.
+        operation_timeout: Duration = duration(milliseconds(100)..=minutes(10)), "30s";
+        /// Largest AMQP frame; larger ones cost memory per connection, smaller ones split more bodies.
+        frame_bytes_max: usize = size(kib(4)..=mib(1)), "128KiB";
+        /// Channels on one AMQP connection; more clients open another.
+        channels_per_connection_max: u16 = count(1..=2000), "64";
+    }
+}
+
+section! {
+    /// Who may come in.
+    pub struct Auth in "auth" {
+        /// RabbitMQ user of clients that send no `login`.
+        default_login: Option<String> = optional(name()), "";
+        /// Its password.
+        default_passcode: Option<Secret> = secret(), "";
+        /// Users that only clients on this machine may log in as.
+        loopback_users: Vec<String> = list(name(), ListMin::Zero), "guest";
+        /// RabbitMQ checks a login and passcode again at least this often while a connection of that login is shared.
+        recheck: Duration = duration(seconds(1)..=minutes(24 * 60)), "60s";
+        /// Failed logins before a client has to wait.
+        attempts_max: usize = count(1..=1000), "3";
+    }
+}
+
+section! {
+    /// The STOMP dialect and the size of frames.
+    pub struct Stomp in "stomp" {
+        /// Whether to follow STOMP 1.2 or RabbitMQ's STOMP plugin where the two differ.
+        compatibility: Compatibility =
+            choice(&[("strict", Compatibility::Strict), ("rabbitmq", Compatibility::RabbitMq)]), "strict";
+        /// Exchange behind `/topic/…`.
+        default_topic_exchange: String = name(), "amq.topic";
+        /// Whether a NACK without `requeue` header puts the message back into its queue.
+        default_nack_requeue: bool = boolean(), "true";
+        /// Percent-decoding of destinations: as RabbitMQ's plugin does, or every part in full.
+        destination_decoding: DestinationDecoding =
+            choice(&[("rabbitmq", DestinationDecoding::RabbitMq), ("full", DestinationDecoding::Full)]), "rabbitmq";
+        /// Names of the queues of durable topic subscriptions: those of RabbitMQ's plugin, or our own.
+        durable_queue_naming: DurableQueueNaming =
+            choice(&[("legacy", DurableQueueNaming::Legacy), ("native", DurableQueueNaming::Native)]), "legacy";
+        /// AMQP header types that become STOMP headers: those that RabbitMQ's plugin shows, or also those it drops.
+        header_types: HeaderTypes =
+            choice(&[("rabbitmq", HeaderTypes::RabbitMq), ("all", HeaderTypes::All)]), "rabbitmq";
+        /// Whether CONNECTED names the server and its version.
+        server_header: bool = boolean(), "true";
+        /// Largest STOMP frame and WebSocket message after login.
+        frame_bytes_max: usize = size(kib(1)..=mib(512)), "4MiB";
+        /// Bytes that a client may send before it has logged in.
+        login_frame_bytes_max: usize = size(kib(1)..=mib(16)), "64KiB";
+        /// Headers of one frame.
+        header_count_max: usize = count(10..=10_000), "100";
+        /// Length of one header line.
+        header_line_bytes_max: usize = size(256..=mib(1)), "10KiB";
+        /// Shortest heart-beat interval that is negotiated; a client that asks for a shorter one gets this.
+        heartbeat_min: Duration = duration(milliseconds(10)..=minutes(60)), "1s";
+        /// A client is taken for dead after this many of its heart-beat intervals in silence.
+        heartbeat_tolerance: f64 = factor(1.0..=10.0), "2.0";
+    }
+}
+
+section! {
+    /// Bounds of one client's session.
+    pub struct Session in "session" {
+        /// Time from the opening of the WebSocket to a successful CONNECT.
+        login_timeout: Duration = duration(milliseconds(10)..=minutes(10)), "10s";
+        /// Subscriptions at a time.
+        subscriptions_max: usize = count(1..=100_000), "256";
+        /// Open transactions.
+        transactions_max: usize = count(1..=10_000), "16";
+        /// Frames in one transaction.
+        transaction_frames_max: usize = count(1..=1_000_000), "1024";
+        /// Bytes in one transaction.
+        transaction_bytes_max: usize = size(kib(1)..=mib(1024)), "4MiB";
+        /// Messages in flight of a subscription with `ack:auto` that sets no `prefetch-count`.
+        prefetch_auto: u16 = count(1..=65_535), "100";
+        /// Unacknowledged messages of a subscription with `ack:client` or `client-individual` that sets no
+        /// `prefetch-count`.
+        prefetch_client: u16 = count(1..=65_535), "1000";
+        /// SENDs that RabbitMQ has not confirmed; the client is not read at this bound.
+        unconfirmed_messages_max: usize = count(1..=100_000), "256";
+        /// Bytes of SENDs that RabbitMQ has not confirmed; the client is not read at this bound.
+        unconfirmed_bytes_max: usize = size(kib(1)..=mib(1024)), "4MiB";
+        /// Bytes that wait to be written to the client; at this bound nothing more is fetched for it.
+        write_buffer_bytes_max: usize = size(kib(16)..=mib(1024)), "1MiB";
+        /// A client that takes no byte for this long is dropped.
+        write_timeout: Duration = duration(milliseconds(10)..=minutes(60)), "30s";
+        /// A SEND that RabbitMQ does not confirm in this time has failed.
+        confirm_timeout: Duration = duration(milliseconds(10)..=minutes(60)), "30s";
+        /// Time to finish what is under way after a DISCONNECT.
+        disconnect_timeout: Duration = duration(milliseconds(10)..=minutes(10)), "10s";
+    }
+}
+
+section! {
+    /// The WebSocket below STOMP.
+    pub struct WebSocket in "websocket" {
+        /// Silence after which a ping is sent, whatever the STOMP heart-beats are. Keep it below the idle limit of every
+        /// proxy on the way; 60s is a common one.
+        ping_interval: Duration = duration(milliseconds(10)..=minutes(60)), "25s";
+        /// A client that sends nothing for this long after a ping is dropped. Below `ping_interval`.
+        pong_timeout: Duration = duration(milliseconds(10)..=minutes(10)), "10s";
+        /// Opcode of outgoing messages; auto mirrors the client's.
+        frames: FrameKind =
+            choice(&[("auto", FrameKind::Auto), ("binary", FrameKind::Binary), ("text", FrameKind::Text)]), "auto";
+    }
+}
+
+section! {
+    /// HTTP on the listen addresses.
+    pub struct Http in "http" {
+        /// Time for a request's head.
+        head_timeout: Duration = duration(milliseconds(10)..=minutes(10)), "10s";
+        /// Size of a request's head.
+        head_bytes_max: usize = size(kib(8)..=mib(1)), "16KiB";
+        /// Directory of static files that are served beside the WebSocket.
+        root: Option<PathBuf> = optional(path()), "";
+        /// `Content-Security-Policy` of static files.
+        content_security_policy: String = header_value(),
+            "default-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+             object-src 'none'";
+    }
+}
+
+section! {
+    /// Bounds of the whole process.
+    pub struct Limits in "limits" {
+        /// Client connections at a time.
+        connections_max: usize = count(1..=10_000_000), "10000";
+        /// Client connections at a time from one IP address.
+        connections_per_address_max: usize = count(1..=10_000_000), "1000";
+    }
+}
+
+section! {
+    /// Health and metrics for operators. Keep it away from the internet.
+    pub struct Admin in "admin" {
+        /// Address of `/livez`, `/readyz` and `/metrics`.
+        listen: Option<SocketAddr> = address_or_none(), "127.0.0.1:15680";
+    }
+}
+
+section! {
+    /// What happens on SIGTERM.
+    pub struct Drain in "drain" {
+        /// New clients are still accepted for this long, until load balancers have seen `/readyz` fail.
+        delay: Duration = duration(milliseconds(0)..=minutes(60)), "1s";
+        /// Clients are closed one after the other over this time, so that they do not reconnect all at once.
+        spread: Duration = duration(milliseconds(0)..=minutes(60)), "20s";
+        /// The process ends after this time at the latest. At least `delay` and `spread` together.
+        timeout: Duration = duration(milliseconds(10)..=minutes(120)), "30s";
+    }
+}
+
+section! {
+    /// The log, on standard error, one line per event, in UTC.
+    pub struct Log in "log" {
+        /// What is logged: `error`, `warn`, `info`, `debug`, `trace` or `off`, also by part of the program, as in
+        /// `warn,stomp_relay::broker=debug`. Libraries that log messages or passwords are capped.
+        level: LogFilter = log_filter(), "info";
+        /// Auto is pretty on a terminal, else JSON.
+        format: LogFormat =
+            choice(&[("auto", LogFormat::Auto), ("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]), "auto";
+    }
+}
