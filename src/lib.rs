@@ -20,3 +20,4 @@ pub mod dev_cert;
 pub mod listener;
 pub mod session;
 pub mod stomp;
+pub mod telemetry;
