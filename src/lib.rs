@@ -15,9 +15,11 @@
 //!
 //! Read in this order: `session`, `session::command`, `session::event`, `connection`, `broker::channel`, `server`.
 
+pub mod cli;
 pub mod config;
 pub mod dev_cert;
 pub mod listener;
+pub mod server;
 pub mod session;
 pub mod stomp;
 pub mod telemetry;

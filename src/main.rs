@@ -1,1 +1,82 @@
-fn main() {}
+//! The process: command line, configuration, log, runtime, exit code. Everything else is in the library.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use stomp_relay::cli::{self, Check, Cli, DevCertArgs, Serve, Verb};
+use stomp_relay::config::{Config, Overrides, Problems};
+use stomp_relay::dev_cert::{self, Existing};
+use stomp_relay::{server, telemetry};
+
+fn main() -> ExitCode {
+    ExitCode::from(match Cli::parse().verb {
+        Verb::Serve(arguments) => serve(&arguments),
+        Verb::Check(arguments) => check(&arguments),
+        Verb::DevCert(arguments) => make_dev_cert(&arguments),
+        Verb::Version(arguments) => {
+            say(&arguments.line());
+            cli::EXIT_OK
+        }
+    })
+}
+
+fn serve(arguments: &Serve) -> u8 {
+    let config = match load(arguments.config.as_deref(), &arguments.overrides()) {
+        Ok(config) => config,
+        Err(problems) => return fail(cli::EXIT_BAD_CONFIGURATION, &problems.to_string()),
+    };
+    if let Err(error) = telemetry::init(&config.log) {
+        return fail(cli::EXIT_FAILURE, &format!("error: cannot start the log: {error}"));
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(cli::EXIT_FAILURE, &format!("error: cannot start the runtime: {error}")),
+    };
+    let end = runtime.block_on(server::serve(config, arguments.require_broker));
+    // Threads that hang in a system call, such as a name look-up, must not hold the process up.
+    runtime.shutdown_background();
+    match &end {
+        Ok(()) => cli::EXIT_OK,
+        Err(error) => fail(cli::exit_code(&end), &format!("error: {error}")),
+    }
+}
+
+fn check(arguments: &Check) -> u8 {
+    match load(Some(&arguments.config), &Overrides::default()) {
+        Ok(_) => {
+            say(&format!("{}: ok", arguments.config.display()));
+            cli::EXIT_OK
+        }
+        Err(problems) => fail(cli::EXIT_BAD_CONFIGURATION, &problems.to_string()),
+    }
+}
+
+fn make_dev_cert(arguments: &DevCertArgs) -> u8 {
+    let existing = if arguments.force { Existing::Replace } else { Existing::Keep };
+    match dev_cert::write(&arguments.out, existing) {
+        Ok(files) => {
+            say(&format!("{}\n{}\n{}", files.ca.display(), files.cert.display(), files.key.display()));
+            cli::EXIT_OK
+        }
+        Err(error) => fail(cli::EXIT_FAILURE, &format!("error: {error}")),
+    }
+}
+
+/// A variable that is not UTF-8 is passed on with replacement marks, which the configuration refuses by name.
+fn load(path: Option<&Path>, flags: &Overrides) -> Result<Config, Problems> {
+    let variables = std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
+    Config::load(path, variables, flags)
+}
+
+/// Writes to standard output; a reader that went away is no failure of ours.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn fail(code: u8, text: &str) -> u8 {
+    let _ = writeln!(std::io::stderr(), "{text}");
+    code
+}

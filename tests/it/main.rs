@@ -1,5 +1,6 @@
 //! The integration tests, in one binary so that they link once. Each module is one subject.
 
+mod cli;
 mod codec;
 mod config;
 mod transcripts;

@@ -1,0 +1,156 @@
+//! The built program: verbs, output, exit codes.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+
+use crate::config::Scratch;
+
+/// The program with an environment of its own.
+fn relay(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stomp-relay"));
+    command.args(arguments).env_clear().stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    text_of(&relay(arguments).output().unwrap())
+}
+
+fn text_of(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn check_says_ok_or_lists_the_problems() {
+    let scratch = Scratch::new();
+    let path = scratch.write("relay.toml", "[drain]\ndelay = \"2s\"\n");
+    let file = path.to_str().unwrap();
+    let ok = (0, format!("{file}: ok\n"), String::new());
+    assert_eq!(run(&["check", "--config", file]), ok);
+    assert_eq!(run(&["check", "--config", file, "--offline"]), ok);
+
+    let output = relay(&["check", "--config", file]).env("STOMP_RELAY_DRAIN__DELAY", "2").output().unwrap();
+    let report = "env STOMP_RELAY_DRAIN__DELAY: error: drain.delay: \"2\" has no unit; write \"2s\"\n\
+                  1 problem in the environment\n";
+    assert_eq!(text_of(&output), (78, String::new(), report.to_owned()));
+
+    fs::write(&path, "[drain]\ndelai = \"2s\"\n[tls]\nkey = 1\n").unwrap();
+    let report = format!(
+        "{file}:2:1: error: unknown key \"drain.delai\"; did you mean \"drain.delay\"?\n\
+         {file}:4:1: error: unknown key \"tls.key\"; did you mean \"tls.key_file\"?\n\
+         2 problems in {file}\n"
+    );
+    assert_eq!(run(&["check", "--config", file]), (78, String::new(), report));
+}
+
+#[test]
+fn a_variable_that_is_not_utf8_is_refused_by_name() {
+    use std::os::unix::ffi::OsStrExt;
+    let value = std::ffi::OsStr::from_bytes(b"/srv/\xff");
+    let output = relay(&["serve"]).env("STOMP_RELAY_HTTP__ROOT", value).output().unwrap();
+    let report = "env STOMP_RELAY_HTTP__ROOT: error: http.root: is not UTF-8 text\n1 problem in the environment\n";
+    assert_eq!(text_of(&output), (78, String::new(), report.to_owned()));
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    for arguments in [
+        &["serve", "--passcode", "x"][..],
+        &["serve", "--tls-cert", "x"],
+        &["serve", "--tls-key", "x"],
+        &["check"],
+        &["dev-cert"],
+        &["frobnicate"],
+        &[],
+    ] {
+        let (code, out, _) = run(arguments);
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn serve_refuses_a_bad_configuration_with_78() {
+    let (code, out, report) = run(&["serve", "--listen", "wss://127.0.0.1:0"]);
+    let line = "flag --listen: error: listen: wss://127.0.0.1:0/ws needs tls.cert_file and tls.key_file";
+    assert_eq!((code, out, report), (78, String::new(), format!("{line}\n1 problem in the command line\n")));
+}
+
+#[test]
+fn version_is_text_or_json() {
+    let version = env!("CARGO_PKG_VERSION");
+    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+    assert_eq!(run(&["version"]), (0, format!("stomp-relay {version} ({os} {arch})\n"), String::new()));
+    let json = format!(r#"{{"name":"stomp-relay","version":"{version}","os":"{os}","arch":"{arch}"}}"#);
+    assert_eq!(run(&["version", "--json"]), (0, format!("{json}\n"), String::new()));
+}
+
+#[test]
+fn dev_cert_writes_what_tls_takes() {
+    let scratch = Scratch::new();
+    let directory = scratch.path("made/here");
+    let out = directory.to_str().unwrap();
+    let (code, listed, errors) = run(&["dev-cert", "--out", out]);
+    assert_eq!((code, errors.as_str()), (0, ""));
+    assert_eq!(listed, format!("{out}/ca.pem\n{out}/cert.pem\n{out}/key.pem\n"));
+    let mode = fs::metadata(directory.join("key.pem")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let mut names = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    names.sort();
+    assert_eq!(names, ["ca.pem", "cert.pem", "key.pem"]);
+
+    for name in ["localhost", "127.0.0.1", "::1"] {
+        handshake(&directory, name).unwrap();
+    }
+    assert!(handshake(&directory, "example.com").is_err());
+}
+
+#[test]
+fn dev_cert_replaces_only_by_force() {
+    let scratch = Scratch::new();
+    let key = scratch.write("key.pem", "mine");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let out = key.parent().unwrap().to_str().unwrap();
+    let refusal = format!("error: {out}/key.pem exists already; remove it, or replace it with --force\n");
+    assert_eq!(run(&["dev-cert", "--out", out]), (1, String::new(), refusal));
+    assert_eq!(fs::read_to_string(&key).unwrap(), "mine");
+    assert!(!scratch.path("ca.pem").exists());
+
+    assert_eq!(run(&["dev-cert", "--out", out, "--force"]).0, 0);
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    handshake(key.parent().unwrap(), "localhost").unwrap();
+}
+
+/// A TLS handshake in memory between a client that trusts `ca.pem` and a server with `cert.pem` and `key.pem`.
+fn handshake(directory: &std::path::Path, name: &str) -> Result<(), rustls::Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(directory.join("ca.pem")).unwrap()).unwrap();
+    let chain = vec![CertificateDer::from_pem_file(directory.join("cert.pem")).unwrap()];
+    let key = PrivateKeyDer::from_pem_file(directory.join("key.pem")).unwrap();
+    let server = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let server = server.with_no_client_auth().with_single_cert(chain, key)?;
+    let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let client = client.with_root_certificates(roots).with_no_client_auth();
+
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut client = ClientConnection::new(Arc::new(client), name)?;
+    let mut server = ServerConnection::new(Arc::new(server))?;
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        server.read_tls(&mut bytes.as_slice()).unwrap();
+        server.process_new_packets()?;
+        bytes.clear();
+        server.write_tls(&mut bytes).unwrap();
+        client.read_tls(&mut bytes.as_slice()).unwrap();
+        client.process_new_packets()?;
+    }
+    Ok(())
+}
