@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::task::coop;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data};
 use tokio_tungstenite::tungstenite::protocol::{self, CloseFrame, Role, WebSocketContext};
@@ -281,9 +282,12 @@ impl WebSocket {
             self.discard_until(WriteDone::PeerCloses).await?;
         }
         self.stream.shutdown().await?;
-        // Bytes left unread would make the kernel reset the connection and lose what the peer has not taken yet.
-        let mut ignored = [0; 1024];
-        while self.stream.read(&mut ignored).await? > 0 {}
+        if self.receiving == Receiving::Failed {
+            // The peer's close frame cannot be found any more, and bytes left unread would make the kernel reset the
+            // connection and lose what the peer has not taken yet: read on until it leaves.
+            let mut ignored = [0; 1024];
+            while self.stream.read(&mut ignored).await? > 0 {}
+        }
         Ok(())
     }
 
@@ -308,6 +312,12 @@ impl WebSocket {
     }
 
     fn poll_drive(&mut self, cx: &mut Context<'_>, read: Read, write: Write) -> Poll<Result<Event, DriveError>> {
+        // Messages that are buffered already come without asking the socket: without this, a burst of them would keep the
+        // task running although its writes are refused until it yields.
+        if !coop::has_budget_remaining() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let messages = match write {
             Write::Yes => Messages::Encoded,
             Write::No => Messages::Held,
@@ -371,7 +381,11 @@ impl WebSocket {
                 let _ = self.protocol.flush(&mut ControlSink(&mut self.outgoing));
                 Ok(Incoming::Closed { code: frame.map(|frame| frame.code.into()) })
             }
-            Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => Ok(Incoming::Activity),
+            Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {
+                // Queues the pong that a ping asks for; into memory, so it cannot fail.
+                let _ = self.protocol.flush(&mut ControlSink(&mut self.outgoing));
+                Ok(Incoming::Activity)
+            }
             Err(ProtocolFailure::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
             Err(error) => self.receive_failure(error),
         };

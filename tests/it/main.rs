@@ -3,4 +3,5 @@
 mod cli;
 mod codec;
 mod config;
+mod front;
 mod transcripts;

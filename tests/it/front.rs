@@ -1,0 +1,6 @@
+//! The listener against real sockets: handshake, pages, files, TLS, WebSocket messages in both directions, closing.
+
+mod http;
+mod server;
+mod tls;
+mod websocket;
