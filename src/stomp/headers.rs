@@ -46,7 +46,12 @@ impl Headers {
 
     /// The value of the first header of this name (STOMP 1.2, "Repeated Header Entries"). Names are case-sensitive.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.iter().find(|(other, _)| *other == name).map(|(_, value)| value)
+        // On bytes, and by length first: a peer may repeat a header a million times within one frame.
+        let text = self.text.as_bytes();
+        let same = |span: &&Span| {
+            span.name_end - span.name_start == name.len() && &text[span.name_start..span.name_end] == name.as_bytes()
+        };
+        self.spans.iter().find(same).map(|span| &self.text[span.value_start..span.value_end])
     }
 
     pub fn contains(&self, name: &str) -> bool {
