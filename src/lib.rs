@@ -15,6 +15,7 @@
 //!
 //! Read in this order: `session`, `session::command`, `session::event`, `connection`, `broker::channel`, `server`.
 
+pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod dev_cert;

@@ -1,0 +1,188 @@
+//! One session's lease on the broker: commands in, events out.
+//!
+//! Owned by one task. `execute` only takes note; `next_event` does the work and may be dropped at any await point
+//! (`select!`): all progress is kept here. The two sides, consuming and publishing, advance independently.
+
+use super::consume::{ConsumeCommand, ConsumeSide, Deliveries, Ending};
+use super::exclusive::LeaseId;
+use super::pool::Entry;
+use super::publish::PublishSide;
+use super::release::Remains;
+use crate::session::command::BrokerCommand;
+use crate::session::event::{BrokerEvent, Concern, Failure};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Sleep;
+
+pub struct Channel {
+    consume: ConsumeSide,
+    publish: PublishSide,
+    phase: Phase,
+    /// Events that come before whatever is polled next.
+    ready: VecDeque<BrokerEvent>,
+    first: Side,
+    operation_timeout: Duration,
+    confirm_timeout: Duration,
+}
+
+enum Phase {
+    Open,
+    /// `Close` was given; what was given before is being finished, at most until the timer.
+    Finishing(Pin<Box<Sleep>>),
+    Releasing(BoxFuture<'static, Result<(), Failure>>),
+    /// Closed or failed: no event follows.
+    Ended,
+}
+
+/// Which side is polled first; they take turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Consume,
+    Publish,
+}
+
+impl Channel {
+    pub(super) fn new(entry: Arc<Entry>, lease: LeaseId) -> Channel {
+        Channel {
+            operation_timeout: entry.config().operation_timeout,
+            confirm_timeout: entry.config().confirm_timeout,
+            consume: ConsumeSide::new(entry.clone(), lease),
+            publish: PublishSide::new(entry),
+            phase: Phase::Open,
+            ready: VecDeque::new(),
+            first: Side::Consume,
+        }
+    }
+
+    /// Takes a command in; [`Channel::next_event`] performs it. Commands after `Close` or `Failed` are ignored.
+    pub fn execute(&mut self, command: BrokerCommand) {
+        if !matches!(self.phase, Phase::Open) {
+            return;
+        }
+        match command {
+            BrokerCommand::Declare { token, queue } => self.consume.push(ConsumeCommand::Declare { token, queue }),
+            BrokerCommand::Subscribe(subscribe) => self.consume.push(ConsumeCommand::Subscribe(subscribe)),
+            BrokerCommand::Unsubscribe { key, queue } => {
+                self.consume.push(ConsumeCommand::Unsubscribe { key, queue });
+            }
+            BrokerCommand::Settle { tag, outcome } => self.consume.settle(tag, outcome),
+            BrokerCommand::Publish(publish) => self.publish.push(publish),
+            BrokerCommand::Close => {
+                let limit = self.confirm_timeout + self.operation_timeout;
+                self.phase = Phase::Finishing(Box::pin(tokio::time::sleep(limit)));
+            }
+        }
+    }
+
+    /// Publishes that are not yet written to the broker's socket: the caller's back-pressure.
+    pub fn unwritten(&self) -> usize {
+        self.publish.unwritten()
+    }
+
+    /// Whether everything given has been performed and answered. Subscriptions may be active.
+    pub fn is_idle(&self) -> bool {
+        self.ready.is_empty() && self.consume.is_idle() && self.publish.is_idle()
+    }
+
+    /// The next event. Performs what was given and must be polled for anything to happen. Settlements given since the
+    /// last poll go out together. After `Closed` or `Failed` it pends for ever.
+    pub async fn next_event(&mut self) -> BrokerEvent {
+        std::future::poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    /// Ends the lease of a session that goes without `Close`: what was given is still performed, what is unacknowledged
+    /// goes back. Takes at most the operation timeout; what is not done by then is done in the background.
+    pub async fn close(mut self) {
+        self.execute(BrokerCommand::Close);
+        let limit = self.operation_timeout;
+        let end = async {
+            while !matches!(self.phase, Phase::Ended) || !self.ready.is_empty() {
+                self.next_event().await;
+            }
+        };
+        // Past the deadline `self` is dropped, which releases in the background.
+        let _ = tokio::time::timeout(limit, end).await;
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<BrokerEvent> {
+        if let Some(event) = self.ready.pop_front() {
+            return Poll::Ready(event);
+        }
+        let deliveries = match &mut self.phase {
+            Phase::Ended => return Poll::Pending,
+            Phase::Releasing(work) => {
+                let Poll::Ready(result) = work.poll_unpin(cx) else { return Poll::Pending };
+                self.phase = Phase::Ended;
+                return Poll::Ready(match result {
+                    Ok(()) => BrokerEvent::Closed,
+                    Err(failure) => BrokerEvent::Failed { failure, concerns: Concern::Session },
+                });
+            }
+            Phase::Open => Deliveries::HandOut,
+            Phase::Finishing(_) => Deliveries::Hold,
+        };
+        if let Poll::Ready(result) = self.poll_sides(cx, deliveries) {
+            match result {
+                Ok(event) => self.ready.push_back(event),
+                Err(ending) => self.fail(ending),
+            }
+        } else if let Phase::Finishing(deadline) = &mut self.phase {
+            if self.consume.is_idle() && self.publish.is_idle() {
+                self.phase = Phase::Releasing(Box::pin(self.remains().release()));
+                return self.poll_event(cx);
+            }
+            if deadline.poll_unpin(cx).is_ready() {
+                self.fail((Failure::TimedOut { step: "close" }, Concern::Session));
+            }
+        }
+        self.ready.pop_front().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn poll_sides(&mut self, cx: &mut Context<'_>, deliveries: Deliveries) -> Poll<Result<BrokerEvent, Ending>> {
+        let sides = match self.first {
+            Side::Consume => [Side::Consume, Side::Publish],
+            Side::Publish => [Side::Publish, Side::Consume],
+        };
+        for side in sides {
+            let polled = match side {
+                Side::Consume => self.consume.poll(cx, deliveries),
+                Side::Publish => self.publish.poll(cx, &mut self.ready),
+            };
+            if polled.is_ready() {
+                self.first = sides[1];
+                return polled;
+            }
+        }
+        Poll::Pending
+    }
+
+    fn fail(&mut self, (failure, concerns): Ending) {
+        self.ready.push_back(BrokerEvent::Failed { failure, concerns });
+        self.phase = Phase::Ended;
+        self.remains().release_aside();
+    }
+
+    fn remains(&mut self) -> Remains {
+        Remains { consume: self.consume.remains(), publish: self.publish.remains() }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.phase, Phase::Ended) {
+            Phase::Open | Phase::Finishing(_) => self.remains().release_aside(),
+            // Half released: it goes on where it was.
+            Phase::Releasing(work) => {
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    runtime.spawn(work);
+                }
+            }
+            Phase::Ended => {}
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The broker side's own configuration and the limits that are not configurable.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A link without channels is closed after this time.
+pub(super) const LINK_IDLE: Duration = Duration::from_secs(30);
+/// Channels that the broker may close on a link before it takes no new sessions: lapin never uses their numbers again.
+pub(super) const BROKER_CLOSED_CHANNELS_MAX: usize = 256;
+/// Acknowledgements handed to lapin and not yet written, per session; more are batched until one is.
+pub(super) const SETTLEMENTS_IN_FLIGHT_MAX: usize = 64;
+/// TCP keepalive: first probe after this much silence, next ones at the same distance.
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// How one RabbitMQ node is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Name or address; with TLS the certificate must be valid for it.
+    pub host: String,
+    pub port: u16,
+    pub encryption: Encryption,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    Plain,
+    Tls,
+}
+
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// Tried in turn, starting with another one for each connection.
+    pub nodes: Vec<Node>,
+    /// PEM file with the certificates that sign the nodes'; none: those of the operating system.
+    pub ca: Option<PathBuf>,
+    /// TCP, TLS and the AMQP handshake together, per node.
+    pub connect_timeout: Duration,
+    /// AMQP heartbeat interval, whole seconds; 0 takes the broker's.
+    pub heartbeat: Duration,
+    /// Largest AMQP frame; lapin keeps 64 of them in buffers per link.
+    pub frame_bytes_max: u32,
+    /// Sessions on one link; each written frame costs time in proportion.
+    pub channels_per_link_max: u16,
+    /// For every answer of the broker but the publisher confirm.
+    pub operation_timeout: Duration,
+    /// Credentials of a live link are checked again by RabbitMQ when the last check is older than this.
+    pub recheck: Duration,
+    /// From a publish to its confirm; stands still while RabbitMQ blocks publishing.
+    pub confirm_timeout: Duration,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> BrokerConfig {
+        BrokerConfig {
+            nodes: vec![Node { host: "localhost".into(), port: 5672, encryption: Encryption::Plain }],
+            ca: None,
+            connect_timeout: Duration::from_secs(5),
+            heartbeat: Duration::from_secs(20),
+            frame_bytes_max: 131_072,
+            channels_per_link_max: 64,
+            operation_timeout: Duration::from_secs(10),
+            recheck: Duration::from_secs(60),
+            confirm_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why a configuration cannot work.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    #[error("no broker node is configured; name at least one host and port")]
+    NoNodes,
+    #[error("cannot read certificates from {path}: {reason}")]
+    Certificates { path: String, reason: String },
+    #[error("{key} is {value}, it must be {rule}")]
+    OutOfRange { key: &'static str, value: u64, rule: &'static str },
+}
+
+impl BrokerConfig {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.nodes.is_empty() {
+            return Err(ConfigError::NoNodes);
+        }
+        let out_of_range = |key, value, rule| Err(ConfigError::OutOfRange { key, value, rule });
+        // 4096 is AMQP's frame-min-size.
+        if !(4096..=16 * 1024 * 1024).contains(&self.frame_bytes_max) {
+            return out_of_range("frame_bytes_max", self.frame_bytes_max.into(), "4096 to 16777216");
+        }
+        if !(1..=1024).contains(&self.channels_per_link_max) {
+            return out_of_range("channels_per_link_max", self.channels_per_link_max.into(), "1 to 1024");
+        }
+        if self.heartbeat.as_secs() > u16::MAX.into() {
+            return out_of_range("heartbeat", self.heartbeat.as_secs(), "at most 65535 s");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! Makes one AMQP connection to one node and says why it could not.
+//!
+//! TCP and TLS are connected first, without lapin; lapin gets a ready stream and starts its thread only then. Both parts
+//! share one deadline, and a peer that falls silent within the AMQP handshake is cut off, so that the thread ends.
+
+use super::config::{BrokerConfig, Node};
+use super::runtime;
+use super::stream::{GuardedStream, KillSwitch, Transport};
+use super::wire::{Phase, Wire};
+use crate::session::amqp::SHORT_TEXT_BYTES_MAX;
+use crate::session::command::Credentials;
+use crate::session::event::LoginFailure;
+use lapin::protocol::AMQPErrorKind;
+use lapin::types::LongString;
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
+use lapin::{AsyncTcpStream, ConnectionProperties, ErrorKind};
+use rustls::ClientConfig;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout_at};
+
+const ACCESS_REFUSED: u16 = 403;
+const NOT_ALLOWED: u16 = 530;
+/// The protocol header of AMQP 0-9-1 (4.2.2).
+const PROTOCOL_HEADER: &[u8; 8] = b"AMQP\x00\x00\x09\x01";
+
+/// An AMQP connection that is open, with what belongs to it.
+pub(super) struct Connected {
+    pub(super) connection: lapin::Connection,
+    pub(super) node: String,
+    pub(super) switch: KillSwitch,
+    pub(super) wire: Arc<Wire>,
+}
+
+/// What a connection is made with.
+pub(super) struct Target<'a> {
+    pub(super) config: &'a BrokerConfig,
+    pub(super) tls: Option<&'a Arc<ClientConfig>>,
+    pub(super) vhost: &'a str,
+    pub(super) credentials: &'a Credentials,
+    /// Shown by RabbitMQ as the connection's name.
+    pub(super) name: String,
+}
+
+/// Tries the nodes in turn from number `first` on. A refusal ends the round: every node would answer the same.
+pub(super) async fn connect(target: &Target<'_>, first: usize) -> Result<Connected, LoginFailure> {
+    check(target)?;
+    let nodes = &target.config.nodes;
+    let mut failure = LoginFailure::Unavailable { reason: "no broker node is configured".into() };
+    for turn in 0..nodes.len() {
+        match connect_to(target, &nodes[first.wrapping_add(turn) % nodes.len()]).await {
+            Err(unavailable @ LoginFailure::Unavailable { .. }) => failure = unavailable,
+            done => return done,
+        }
+    }
+    Err(failure)
+}
+
+/// Refuses what would have another meaning on the wire, or makes lapin panic.
+fn check(target: &Target<'_>) -> Result<(), LoginFailure> {
+    if target.vhost.len() > SHORT_TEXT_BYTES_MAX {
+        let reply_text = format!("NOT_ALLOWED - virtual host names have at most {SHORT_TEXT_BYTES_MAX} bytes");
+        return Err(LoginFailure::VirtualHost { reply_text });
+    }
+    // PLAIN separates login and passcode by NUL (RFC 4616).
+    let Credentials { login, passcode } = target.credentials;
+    if login.contains('\0') || passcode.contains('\0') {
+        return Err(LoginFailure::AccessRefused);
+    }
+    Ok(())
+}
+
+async fn connect_to(target: &Target<'_>, node: &Node) -> Result<Connected, LoginFailure> {
+    let name = format!("{}:{}", node.host, node.port);
+    let unavailable = |reason: String| LoginFailure::Unavailable { reason: format!("{name}: {reason}") };
+    let deadline = Instant::now() + target.config.connect_timeout;
+    let limit = target.config.connect_timeout;
+
+    let (transport, switch) = timeout_at(deadline, Transport::connect(node, target.tls))
+        .await
+        .map_err(|_| unavailable(format!("not connected within {limit:?}")))?
+        .map_err(|error| unavailable(error.to_string()))?;
+    let wire = Arc::new(Wire::default());
+    let stream = Mutex::new(Some(GuardedStream::new(transport, wire.clone())));
+    // Called once: there is no recovery and no retry.
+    let hand_over = async move |_, _| {
+        let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        stream.map(AsyncTcpStream::Plain).ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected).into())
+    };
+    let handshake =
+        lapin::Connection::connector(uri(target, node), runtime::current(), hand_over, properties(&target.name));
+    match timeout_at(deadline, handshake).await {
+        Ok(Ok(connection)) => Ok(Connected { connection, node: name, switch, wire }),
+        Ok(Err(error)) => {
+            switch.cut();
+            Err(login_failure(&error, wire.phase()).unwrap_or_else(|| unavailable(error.to_string())))
+        }
+        Err(_) => {
+            switch.cut();
+            Err(unavailable(format!("no AMQP handshake within {limit:?}")))
+        }
+    }
+}
+
+fn login_failure(error: &lapin::Error, phase: Phase) -> Option<LoginFailure> {
+    let ErrorKind::ProtocolError(amqp) = error.kind() else { return None };
+    match (phase, amqp.get_id(), amqp.kind()) {
+        (Phase::Authenticating, ACCESS_REFUSED, AMQPErrorKind::Soft(_)) => Some(LoginFailure::AccessRefused),
+        (Phase::Authenticated, ACCESS_REFUSED | NOT_ALLOWED, _) => {
+            Some(LoginFailure::VirtualHost { reply_text: amqp.get_message().to_string() })
+        }
+        _ => None,
+    }
+}
+
+fn uri(target: &Target<'_>, node: &Node) -> AMQPUri {
+    AMQPUri {
+        // The stream is encrypted already where it has to be.
+        scheme: AMQPScheme::AMQP,
+        authority: AMQPAuthority {
+            userinfo: AMQPUserInfo {
+                username: target.credentials.login.clone(),
+                password: target.credentials.passcode.clone(),
+            },
+            host: node.host.clone(),
+            port: node.port,
+        },
+        vhost: target.vhost.to_owned(),
+        query: AMQPQueryString {
+            frame_max: Some(target.config.frame_bytes_max),
+            channel_max: None,
+            heartbeat: Some(u16::try_from(target.config.heartbeat.as_secs()).unwrap_or(u16::MAX)),
+            connection_timeout: None,
+            auth_mechanism: Some(SASLMechanism::Plain),
+        },
+    }
+}
+
+fn properties(name: &str) -> ConnectionProperties {
+    let text = |text: &str| LongString::from(text.as_bytes());
+    ConnectionProperties::default()
+        .with_connection_name(text(name))
+        .with_client_property("product".into(), text("stomp-relay"))
+        .with_client_property("version".into(), text(env!("CARGO_PKG_VERSION")))
+}
+
+/// Whether this node speaks AMQP: the protocol header is answered by connection.start. Needs no credentials.
+pub(super) async fn probe(config: &BrokerConfig, node: &Node, tls: Option<&Arc<ClientConfig>>) -> Result<(), String> {
+    let name = format!("{}:{}", node.host, node.port);
+    let answer = async {
+        let (mut transport, _) = Transport::connect(node, tls).await?;
+        transport.write_all(PROTOCOL_HEADER).await?;
+        transport.flush().await?;
+        // Frame head, class 10, method 10.
+        let mut head = [0; 11];
+        transport.read_exact(&mut head).await?;
+        Ok::<_, io::Error>(head[0] == 1 && head[7..] == [0, 10, 0, 10])
+    };
+    match tokio::time::timeout(config.connect_timeout, answer).await {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false)) => Err(format!("{name}: does not speak AMQP 0-9-1")),
+        Ok(Err(error)) => Err(format!("{name}: {error}")),
+        Err(_) => Err(format!("{name}: no answer within {:?}", config.connect_timeout)),
+    }
+}

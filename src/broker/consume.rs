@@ -1,0 +1,343 @@
+//! The consume side of a lease: declarations, subscriptions, deliveries, acknowledgements.
+//!
+//! One AMQP channel, opened when the first command needs it. Commands run one after another; deliveries and
+//! settlements go on beside them. Nothing here awaits: all progress is in the fields, so polling may stop at any time.
+
+use super::config::SETTLEMENTS_IN_FLIGHT_MAX;
+use super::convert::{from_lapin, short_text};
+use super::exclusive::LeaseId;
+use super::fault::{Fault, refused, within};
+use super::link::{Leased, Role};
+use super::pool::Entry;
+use super::publish::reserve_failure;
+use super::release::ConsumeRemains;
+use super::settle::{Coverage, Ledger, Order};
+use super::subscribe::{Operator, Subscribed};
+use super::watch::LinkWatch;
+use crate::session::amqp::{QueueDeclaration, ShortText};
+use crate::session::command::{AfterUnsubscribe, DeclareToken, DeliveryTag, Settlement, Subscribe, SubscriptionKey};
+use crate::session::event::{BrokerEvent, Concern, Delivery, Failure};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tracing::debug;
+
+pub(super) enum ConsumeCommand {
+    Declare { token: DeclareToken, queue: QueueDeclaration },
+    Subscribe(Subscribe),
+    Unsubscribe { key: SubscriptionKey, queue: AfterUnsubscribe },
+}
+
+impl ConsumeCommand {
+    fn concern(&self) -> Concern {
+        match self {
+            ConsumeCommand::Declare { token, .. } => Concern::Declare(*token),
+            ConsumeCommand::Subscribe(subscribe) => Concern::Subscription(subscribe.key),
+            ConsumeCommand::Unsubscribe { key, .. } => Concern::Subscription(*key),
+        }
+    }
+}
+
+/// A command under way.
+pub(super) struct Running {
+    concern: Concern,
+    pub(super) work: BoxFuture<'static, Result<Completed, Failure>>,
+}
+
+pub(super) enum Completed {
+    Declared { token: DeclareToken, queue: ShortText },
+    Opened(Leased),
+    Subscribed { key: SubscriptionKey, subscribed: Subscribed },
+    Unsubscribed { key: SubscriptionKey, unseen: Vec<u64> },
+}
+
+struct Consumer {
+    key: SubscriptionKey,
+    subscribed: Subscribed,
+}
+
+/// Why the lease ends, and what that answers.
+pub(super) type Ending = (Failure, Concern);
+
+pub(super) struct ConsumeSide {
+    channel: Option<Leased>,
+    commands: VecDeque<ConsumeCommand>,
+    consumers: Vec<Consumer>,
+    entry: Arc<Entry>,
+    lease: LeaseId,
+    ledger: Ledger,
+    /// Whose turn it is among the consumers.
+    next: usize,
+    running: Option<Running>,
+    settling: FuturesUnordered<BoxFuture<'static, Result<(), Fault>>>,
+    watch: Option<LinkWatch>,
+}
+
+impl ConsumeSide {
+    pub(super) fn new(entry: Arc<Entry>, lease: LeaseId) -> ConsumeSide {
+        ConsumeSide {
+            channel: None,
+            commands: VecDeque::new(),
+            consumers: Vec::new(),
+            entry,
+            lease,
+            ledger: Ledger::default(),
+            next: 0,
+            running: None,
+            settling: FuturesUnordered::new(),
+            watch: None,
+        }
+    }
+
+    pub(super) fn push(&mut self, command: ConsumeCommand) {
+        self.commands.push_back(command);
+    }
+
+    pub(super) fn settle(&mut self, tag: DeliveryTag, outcome: Settlement) {
+        if self.ledger.settle(tag.0, outcome).is_err() {
+            // Sent on, it would close the channel (406).
+            debug!(lease = self.lease.0, tag = tag.0, "ignored a settlement of an unknown delivery");
+        }
+    }
+
+    /// Nothing given is left to do.
+    pub(super) fn is_idle(&self) -> bool {
+        self.commands.is_empty() && self.running.is_none() && self.ledger.is_flushed() && self.settling.is_empty()
+    }
+
+    /// Takes out what has to be released.
+    pub(super) fn remains(&mut self) -> ConsumeRemains {
+        ConsumeRemains {
+            lease: Some(self.lease),
+            channel: self.channel.take(),
+            consumers: self.consumers.drain(..).map(|consumer| consumer.subscribed.consumer).collect(),
+            running: self.running.take(),
+            settling: std::mem::take(&mut self.settling),
+        }
+    }
+
+    /// Settlements and commands; then a delivery, unless the lease is closing.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, deliveries: Deliveries) -> Poll<Result<BrokerEvent, Ending>> {
+        if let Err(ending) = self.poll_settlements(cx) {
+            return Poll::Ready(Err(ending));
+        }
+        if let Poll::Ready(result) = self.poll_commands(cx) {
+            return Poll::Ready(result);
+        }
+        if deliveries == Deliveries::HandOut
+            && let Poll::Ready(result) = self.poll_deliveries(cx)
+        {
+            return Poll::Ready(result);
+        }
+        self.poll_channel(cx)
+    }
+
+    /// Notices the end of the channel when no operation does.
+    fn poll_channel(&mut self, cx: &mut Context<'_>) -> Poll<Result<BrokerEvent, Ending>> {
+        let Some(channel) = &self.channel else { return Poll::Pending };
+        let refusal = channel.link.wire.poll_refusal(channel.raw.id(), cx);
+        // A running command is refused as well, and knows better whom it concerns.
+        if self.running.is_none()
+            && let Some(refusal) = refusal
+        {
+            return Poll::Ready(Err((refused(refusal), Concern::Session)));
+        }
+        if let Some(watch) = &mut self.watch {
+            while let Poll::Ready(state) = watch.poll_change(cx) {
+                if let Some(reason) = state.lost {
+                    return Poll::Ready(Err((Failure::LinkLost { reason }, Concern::Session)));
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_settlements(&mut self, cx: &mut Context<'_>) -> Result<(), Ending> {
+        let Some(channel) = &self.channel else { return Ok(()) };
+        loop {
+            let room = SETTLEMENTS_IN_FLIGHT_MAX.saturating_sub(self.settling.len());
+            for order in self.ledger.flush(room) {
+                let (raw, limit) = (channel.raw.clone(), channel.link.config.operation_timeout);
+                self.settling.push(Box::pin(async move { within(limit, "acknowledgement", send(&raw, order)).await }));
+            }
+            match self.settling.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok(()))) => {}
+                Poll::Ready(Some(Err(fault))) if self.running.is_none() => {
+                    return Err((channel.link.failure(fault, channel.refusal()), Concern::Session));
+                }
+                // The running command will say it.
+                Poll::Ready(Some(Err(_))) => {}
+                Poll::Ready(None) | Poll::Pending => return Ok(()),
+            }
+        }
+    }
+
+    fn poll_commands(&mut self, cx: &mut Context<'_>) -> Poll<Result<BrokerEvent, Ending>> {
+        loop {
+            let Some(running) = &mut self.running else {
+                if !self.start_next() {
+                    return Poll::Pending;
+                }
+                continue;
+            };
+            let Poll::Ready(result) = running.work.as_mut().poll(cx) else { return Poll::Pending };
+            let concern = running.concern;
+            self.running = None;
+            match result {
+                Err(failure) => return Poll::Ready(Err((failure, concern))),
+                Ok(completed) => {
+                    if let Some(event) = self.complete(completed) {
+                        return Poll::Ready(Ok(event));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts the next command, or the opening of the channel that it needs.
+    fn start_next(&mut self) -> bool {
+        let Some(command) = self.commands.front() else { return false };
+        let concern = command.concern();
+        let work: BoxFuture<'static, Result<Completed, Failure>> = match &self.channel {
+            None => {
+                let entry = self.entry.clone();
+                Box::pin(async move {
+                    let slot = entry.reserve(Role::Consume).await.map_err(reserve_failure)?;
+                    let link = slot.link().clone();
+                    link.open_channel(slot).await.map(Completed::Opened)
+                })
+            }
+            Some(channel) => {
+                let operator = Operator { lease: self.lease, link: channel.link.clone(), raw: channel.raw.clone() };
+                let Some(command) = self.commands.pop_front() else { return false };
+                self.operation(operator, command)
+            }
+        };
+        self.running = Some(Running { concern, work });
+        true
+    }
+
+    fn operation(
+        &mut self,
+        operator: Operator,
+        command: ConsumeCommand,
+    ) -> BoxFuture<'static, Result<Completed, Failure>> {
+        match command {
+            ConsumeCommand::Declare { token, queue } => Box::pin(async move {
+                let queue = operator.declare(&queue).await?;
+                Ok(Completed::Declared { token, queue })
+            }),
+            ConsumeCommand::Subscribe(subscribe) => Box::pin(async move {
+                let subscribed = operator.subscribe(&subscribe).await?;
+                Ok(Completed::Subscribed { key: subscribe.key, subscribed })
+            }),
+            ConsumeCommand::Unsubscribe { key, queue } => {
+                let at = self.consumers.iter().position(|consumer| consumer.key == key);
+                let consumer = at.map(|at| self.consumers.swap_remove(at).subscribed);
+                Box::pin(async move {
+                    let unseen = match consumer {
+                        Some(consumer) => operator.unsubscribe(consumer, queue).await?,
+                        // The broker cancelled it before.
+                        None => Vec::new(),
+                    };
+                    Ok(Completed::Unsubscribed { key, unseen })
+                })
+            }
+        }
+    }
+
+    fn complete(&mut self, completed: Completed) -> Option<BrokerEvent> {
+        match completed {
+            Completed::Opened(channel) => {
+                self.watch = Some(LinkWatch::new(&channel.link));
+                self.channel = Some(channel);
+                None
+            }
+            Completed::Declared { token, queue } => Some(BrokerEvent::Declared { token, queue }),
+            Completed::Subscribed { key, subscribed } => {
+                let queue = subscribed.queue.clone();
+                self.consumers.push(Consumer { key, subscribed });
+                Some(BrokerEvent::Subscribed { key, queue })
+            }
+            Completed::Unsubscribed { key, unseen } => {
+                unseen.into_iter().for_each(|tag| self.ledger.gave_back(tag));
+                Some(BrokerEvent::Unsubscribed { key })
+            }
+        }
+    }
+
+    /// One delivery; the consumers take turns.
+    fn poll_deliveries(&mut self, cx: &mut Context<'_>) -> Poll<Result<BrokerEvent, Ending>> {
+        let Some(channel) = &self.channel else { return Poll::Pending };
+        for turn in 0..self.consumers.len() {
+            let at = (self.next + turn) % self.consumers.len();
+            let consumer = &mut self.consumers[at];
+            let Poll::Ready(item) = Pin::new(&mut consumer.subscribed.consumer).poll_next(cx) else { continue };
+            let key = consumer.key;
+            match item {
+                Some(Ok(delivery)) => {
+                    self.next = at + 1;
+                    self.ledger.hand_out(delivery.delivery_tag);
+                    return Poll::Ready(Ok(BrokerEvent::Delivery(convert(key, delivery))));
+                }
+                Some(Err(error)) => {
+                    if self.running.is_some() {
+                        // The running command is refused as well, and knows better whom it concerns.
+                        self.consumers.swap_remove(at);
+                        return Poll::Pending;
+                    }
+                    let failure = channel.link.failure(Fault::Lapin(error), channel.refusal());
+                    return Poll::Ready(Err((failure, Concern::Session)));
+                }
+                // The stream is over and must not be polled again.
+                None if channel.raw.status().connected() => {
+                    self.consumers.swap_remove(at);
+                    return Poll::Ready(Ok(BrokerEvent::SubscriptionCancelled { key }));
+                }
+                None => {
+                    let reason = "the AMQP channel was closed".to_owned();
+                    let lost = channel.link.state().lost.unwrap_or(reason);
+                    let failure = match channel.refusal() {
+                        Some(refusal) => refused(refusal),
+                        None => Failure::LinkLost { reason: lost },
+                    };
+                    return Poll::Ready(Err((failure, Concern::Session)));
+                }
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// Whether deliveries may still go to the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deliveries {
+    HandOut,
+    Hold,
+}
+
+async fn send(raw: &lapin::Channel, order: Order) -> lapin::Result<()> {
+    match order {
+        Order::Ack { tag, coverage } => {
+            raw.basic_ack(tag, BasicAckOptions { multiple: coverage == Coverage::UpTo }).await
+        }
+        Order::Nack { tag, requeue } => raw.basic_nack(tag, BasicNackOptions { multiple: false, requeue }).await,
+    }
+}
+
+fn convert(key: SubscriptionKey, delivery: lapin::message::Delivery) -> Delivery {
+    Delivery {
+        body: Bytes::from(delivery.data),
+        exchange: short_text(&delivery.exchange),
+        key,
+        properties: from_lapin(&delivery.properties),
+        redelivered: delivery.redelivered,
+        routing_key: short_text(&delivery.routing_key),
+        tag: DeliveryTag(delivery.delivery_tag),
+    }
+}

@@ -1,0 +1,324 @@
+//! A link: one AMQP connection that many sessions share, with its state and its channel slots.
+//!
+//! It watches itself: blocked, lost, idle. It does not reconnect: a lost link is forgotten, its sessions are told, and the
+//! next login makes a new one.
+
+use super::config::{BROKER_CLOSED_CHANNELS_MAX, BrokerConfig, LINK_IDLE};
+use super::connect::Connected;
+use super::exclusive::ExclusiveQueues;
+use super::fault::{Fault, within};
+use super::stream::KillSwitch;
+use super::wire::{Refusal, Wire};
+use crate::session::event::Failure;
+use futures_util::StreamExt;
+use lapin::Event;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+/// How long a lost link waits for lapin to say why.
+const REASON_PATIENCE: Duration = Duration::from_millis(250);
+
+/// Publishing and consuming never share a connection: RabbitMQ blocks publishing ones under an alarm, and
+/// acknowledgements on them would stop too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    Consume,
+    Publish,
+}
+
+impl Role {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Role::Consume => "consume",
+            Role::Publish => "publish",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct LinkState {
+    pub(super) blocked: bool,
+    /// Why the connection is gone.
+    pub(super) lost: Option<String>,
+}
+
+struct Slots {
+    open: usize,
+    /// lapin's channel numbers handed out so far; they are used again only after all of them were.
+    numbers: usize,
+    idle_since: Instant,
+    /// No new sessions; closed when empty.
+    retired: bool,
+}
+
+pub(super) struct Link {
+    pub(super) role: Role,
+    pub(super) vhost: String,
+    pub(super) login: String,
+    pub(super) node: String,
+    pub(super) exclusive: ExclusiveQueues,
+    pub(super) wire: Arc<Wire>,
+    pub(super) config: Arc<BrokerConfig>,
+    connection: lapin::Connection,
+    switch: KillSwitch,
+    state: watch::Sender<LinkState>,
+    slots: Mutex<Slots>,
+    slots_changed: Notify,
+}
+
+impl Link {
+    pub(super) fn new(
+        connected: Connected,
+        role: Role,
+        vhost: String,
+        login: String,
+        config: Arc<BrokerConfig>,
+    ) -> Arc<Link> {
+        let Connected { connection, node, switch, wire } = connected;
+        let slots = Slots { open: 0, numbers: 0, idle_since: Instant::now(), retired: false };
+        Arc::new(Link {
+            role,
+            vhost,
+            login,
+            node,
+            exclusive: ExclusiveQueues::default(),
+            wire,
+            config,
+            connection,
+            switch,
+            state: watch::Sender::new(LinkState::default()),
+            slots: Mutex::new(slots),
+            slots_changed: Notify::new(),
+        })
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for one session's channel, if there is one left.
+    pub(super) fn reserve(self: &Arc<Self>) -> Option<Slot> {
+        let mut slots = self.slots();
+        if self.worn_out(&slots) {
+            slots.retired = true;
+        }
+        if slots.retired || slots.open >= usize::from(self.config.channels_per_link_max) {
+            return None;
+        }
+        slots.open += 1;
+        Some(Slot(self.clone()))
+    }
+
+    /// lapin never gives a number back that the broker closed; when its counter comes round to one, opening fails.
+    fn worn_out(&self, slots: &Slots) -> bool {
+        let closed = self.wire.broker_closed_channels();
+        let numbers = usize::from(self.connection.configuration().channel_max());
+        closed >= BROKER_CLOSED_CHANNELS_MAX || (closed > 0 && slots.numbers >= numbers / 2)
+    }
+
+    /// No new sessions from now on.
+    pub(super) fn retire(&self) {
+        self.slots().retired = true;
+        self.slots_changed.notify_one();
+    }
+
+    pub(super) fn is_usable(&self) -> bool {
+        !self.slots().retired && self.state.borrow().lost.is_none()
+    }
+
+    pub(super) fn open_slots(&self) -> usize {
+        self.slots().open
+    }
+
+    pub(super) fn state(&self) -> LinkState {
+        self.state.borrow().clone()
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<LinkState> {
+        self.state.subscribe()
+    }
+
+    pub(super) fn frame_bytes_max(&self) -> usize {
+        self.connection.configuration().frame_max() as usize
+    }
+
+    /// Opens a channel on a reserved place.
+    pub(super) async fn open_channel(self: &Arc<Self>, slot: Slot) -> Result<Leased, Failure> {
+        self.slots().numbers += 1;
+        match within(self.config.operation_timeout, "channel open", self.connection.create_channel()).await {
+            Ok(raw) => {
+                self.wire.watch_channel(raw.id());
+                Ok(Leased { raw, link: self.clone(), _slot: slot })
+            }
+            Err(fault) => {
+                // Either the connection is gone, or it has no usable channel numbers left.
+                self.retire();
+                Err(self.failure(fault, None))
+            }
+        }
+    }
+
+    /// Opens a channel beside those of the sessions, for one operation that may be refused.
+    pub(super) async fn scratch(self: &Arc<Self>) -> Result<lapin::Channel, Failure> {
+        self.slots().numbers += 1;
+        let opened = within(self.config.operation_timeout, "channel open", self.connection.create_channel()).await;
+        opened.map_err(|fault| self.failure(fault, None))
+    }
+
+    /// Words a fault; a step that timed out retires the link.
+    pub(super) fn failure(&self, fault: Fault, refusal: Option<Refusal>) -> Failure {
+        if let Fault::TimedOut(step) = &fault {
+            warn!(node = self.node, role = self.role.name(), step, "no answer from the broker; the link is retired");
+            self.retire();
+        }
+        match (fault.into_failure(refusal), self.state().lost) {
+            (Failure::LinkLost { .. }, Some(reason)) => Failure::LinkLost { reason },
+            (failure, _) => failure,
+        }
+    }
+
+    /// Closes the connection, at most for the operation timeout; then the socket is cut in any case.
+    pub(super) async fn close(&self, reason: &str) {
+        self.retire();
+        let closing = self.connection.close(200, "OK".into());
+        let _ = within(self.config.operation_timeout, "connection close", closing).await;
+        self.lose(reason.to_owned());
+    }
+
+    fn lose(&self, reason: String) {
+        self.slots().retired = true;
+        self.switch.cut();
+        self.state.send_if_modified(|state| {
+            let first = state.lost.is_none();
+            state.lost.get_or_insert(reason);
+            first
+        });
+    }
+
+    /// Follows the link to its end. Runs as a task of its own.
+    pub(super) async fn supervise(self: Arc<Link>) {
+        let mut events = Box::pin(self.connection.events_listener());
+        if self.connection.status().blocked() {
+            self.set_blocked(true);
+        }
+        loop {
+            let end_of_idleness = self.end_of_idleness();
+            let idle = async {
+                match end_of_idleness {
+                    Some(end) => tokio::time::sleep_until(end).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(Event::ConnectionBlocked(reason)) => {
+                        warn!(node = self.node, login = self.login, vhost = self.vhost, reason, "publishing is blocked");
+                        self.set_blocked(true);
+                    }
+                    Some(Event::ConnectionUnblocked) => self.set_blocked(false),
+                    // Channel errors are reported here too.
+                    Some(Event::Error(error)) if !self.connection.status().connected() => {
+                        return self.lost(error.to_string());
+                    }
+                    Some(_) => {}
+                    None => return self.lost("the AMQP connection ended".into()),
+                },
+                () = self.wire.ended.cancelled() => {
+                    let reason = async {
+                        loop {
+                            match events.next().await {
+                                Some(Event::Error(error)) if !error.is_amqp_soft_error() => return error.to_string(),
+                                Some(_) => {}
+                                None => return "the AMQP connection ended".to_owned(),
+                            }
+                        }
+                    };
+                    let reason = tokio::time::timeout(REASON_PATIENCE, reason).await;
+                    return self.lost(reason.unwrap_or_else(|_| "the broker closed the TCP connection".into()));
+                }
+                () = self.slots_changed.notified() => {}
+                () = idle => {
+                    if self.retire_when_idle() {
+                        debug!(node = self.node, role = self.role.name(), "closing an idle link");
+                        return self.close("closed because it was idle").await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn lost(&self, reason: String) {
+        if self.state().lost.is_none() {
+            info!(
+                node = self.node,
+                role = self.role.name(),
+                login = self.login,
+                vhost = self.vhost,
+                reason,
+                "link lost"
+            );
+        }
+        self.lose(reason);
+    }
+
+    fn set_blocked(&self, blocked: bool) {
+        self.state.send_if_modified(|state| std::mem::replace(&mut state.blocked, blocked) != blocked);
+    }
+
+    fn end_of_idleness(&self) -> Option<Instant> {
+        let slots = self.slots();
+        match (slots.open, slots.retired) {
+            (0, true) => Some(Instant::now()),
+            (0, false) => Some(slots.idle_since + LINK_IDLE),
+            _ => None,
+        }
+    }
+
+    fn retire_when_idle(&self) -> bool {
+        let mut slots = self.slots();
+        let idle = slots.open == 0 && (slots.retired || slots.idle_since.elapsed() >= LINK_IDLE);
+        slots.retired |= idle;
+        idle
+    }
+}
+
+/// A session's place on a link.
+pub(super) struct Slot(Arc<Link>);
+
+impl Slot {
+    pub(super) fn link(&self) -> &Arc<Link> {
+        &self.0
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut slots = self.0.slots();
+        slots.open -= 1;
+        slots.idle_since = Instant::now();
+        drop(slots);
+        self.0.slots_changed.notify_one();
+    }
+}
+
+/// An AMQP channel that one session holds.
+pub(super) struct Leased {
+    pub(super) raw: lapin::Channel,
+    pub(super) link: Arc<Link>,
+    _slot: Slot,
+}
+
+impl Leased {
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        self.link.wire.refusal(self.raw.id())
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        self.link.wire.forget_channel(self.raw.id());
+    }
+}

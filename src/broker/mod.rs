@@ -1,0 +1,40 @@
+//! RabbitMQ over AMQP 0-9-1: pooled connections ("links"), and on them one lease ([`Channel`]) per session.
+//!
+//! Performs [`crate::session::command::BrokerCommand`]s and answers with [`crate::session::event::BrokerEvent`]s. Knows
+//! nothing of STOMP, WebSocket or configuration files. It is the only place that knows lapin, and none of lapin's types
+//! leaves it.
+//!
+//! ```text
+//! channel      one session's lease: consume + publish, settle, subscribe (the operations), release (the end)
+//! pool         identities and their links; logins, re-checks
+//! link         one AMQP connection: state, places for channels; connect makes it
+//! stream       TCP/TLS under lapin, read through the guard; wire is what the guard saw
+//! ```
+//!
+//! Running sessions are not moved to another link when theirs is lost: they get `Failed { LinkLost }`.
+
+mod channel;
+mod config;
+mod connect;
+mod consume;
+mod convert;
+mod exclusive;
+mod fault;
+mod frame;
+mod guard;
+mod link;
+mod pool;
+mod publish;
+mod release;
+mod runtime;
+mod settle;
+mod stream;
+mod subscribe;
+mod tls;
+mod watch;
+mod wire;
+
+pub use channel::Channel;
+pub use config::{BrokerConfig, ConfigError, Encryption, Node};
+pub use link::Role;
+pub use pool::{Broker, BrokerStatus, ClientLabel, LinkStatus};

@@ -1,0 +1,359 @@
+//! The pool: links by virtual host, login and passcode; logins; re-checks; the status of all.
+//!
+//! A passcode is part of the key as a keyed hash, so another passcode is another entry and RabbitMQ checks it. An entry
+//! keeps the credentials in clear, because lapin needs them when a further link is opened.
+
+use super::channel::Channel;
+use super::config::{BrokerConfig, ConfigError, Encryption};
+use super::connect::{self, Connected, Target};
+use super::exclusive::LeaseId;
+use super::link::{Link, Role, Slot};
+use super::tls;
+use crate::session::command::Credentials;
+use crate::session::event::{BrokerInfo, LoginFailure};
+use aws_lc_rs::hmac;
+use rustls::ClientConfig;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use tokio::sync::Mutex as TaskMutex;
+use tokio::time::Instant;
+use tracing::debug;
+
+/// The handle to all links; cheap to clone.
+#[derive(Clone)]
+pub struct Broker(Arc<Pool>);
+
+/// A readable name of the client for the log, such as its address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientLabel(pub String);
+
+impl fmt::Display for ClientLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BrokerStatus {
+    pub links: Vec<LinkStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkStatus {
+    pub role: Role,
+    pub vhost: String,
+    pub login: String,
+    /// `host:port`
+    pub node: String,
+    /// Sessions that hold a channel of this link.
+    pub channels: usize,
+    pub blocked: bool,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    vhost: String,
+    login: String,
+    passcode: Vec<u8>,
+}
+
+pub(super) struct Pool {
+    pub(super) config: Arc<BrokerConfig>,
+    tls: Option<Arc<ClientConfig>>,
+    secret: hmac::Key,
+    entries: Mutex<HashMap<Key, Arc<Entry>>>,
+    links: Mutex<Vec<Weak<Link>>>,
+    next_node: AtomicUsize,
+    next_lease: AtomicU64,
+    stopped: AtomicBool,
+}
+
+/// The links of one identity.
+pub(super) struct Entry {
+    pool: Arc<Pool>,
+    vhost: String,
+    credentials: Credentials,
+    consume: RoleLinks,
+    publish: RoleLinks,
+    /// Held while RabbitMQ is asked about the credentials.
+    checked: TaskMutex<Checked>,
+}
+
+#[derive(Default)]
+struct Checked {
+    accepted: Option<Instant>,
+    failed: Option<(Instant, LoginFailure)>,
+}
+
+#[derive(Default)]
+struct RoleLinks {
+    links: Mutex<Vec<Arc<Link>>>,
+    /// Held while a link is opened; what the last attempt came to, for those who waited meanwhile.
+    opening: TaskMutex<Option<(Instant, LoginFailure)>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Broker {
+    /// Checks the configuration and reads the certificates; connects nowhere yet.
+    pub fn new(config: BrokerConfig) -> Result<Broker, ConfigError> {
+        config.check()?;
+        let encrypted = config.nodes.iter().any(|node| node.encryption == Encryption::Tls);
+        let tls = if encrypted { Some(tls::client(&config)?) } else { None };
+        let mut secret = [0; 32];
+        // aws-lc's generator seeds itself from the operating system and fails only if there is none.
+        aws_lc_rs::rand::fill(&mut secret).expect("the operating system gives random bytes");
+        Ok(Broker(Arc::new(Pool {
+            config: Arc::new(config),
+            tls,
+            secret: hmac::Key::new(hmac::HMAC_SHA256, &secret),
+            entries: Mutex::default(),
+            links: Mutex::default(),
+            next_node: AtomicUsize::new(usize::from(secret[0])),
+            next_lease: AtomicU64::new(1),
+            stopped: AtomicBool::new(false),
+        })))
+    }
+
+    /// Lets a session in: RabbitMQ checks the credentials and the virtual host, unless it did so for a live link within
+    /// `recheck`. Takes at most the connect timeout per node, twice if others are logging in at the same time.
+    pub async fn login(
+        &self,
+        vhost: &str,
+        credentials: &Credentials,
+        client: &ClientLabel,
+    ) -> Result<(Channel, BrokerInfo), LoginFailure> {
+        let entry = self.0.entry(vhost, credentials);
+        let checked = entry.check().await;
+        let version = match checked {
+            Ok(version) => version,
+            Err(failure) => {
+                self.0.forget(vhost, credentials, &entry, &failure);
+                return Err(failure);
+            }
+        };
+        let lease = LeaseId(self.0.next_lease.fetch_add(1, Ordering::Relaxed));
+        debug!(%client, lease = lease.0, vhost, login = credentials.login, "logged in at the broker");
+        Ok((Channel::new(entry, lease), BrokerInfo { version }))
+    }
+
+    /// Whether some node can be reached and speaks AMQP; asks without credentials. The error names each node's reason.
+    pub async fn probe(&self) -> Result<(), String> {
+        let mut reasons = Vec::new();
+        for node in &self.0.config.nodes {
+            match connect::probe(&self.0.config, node, self.0.tls.as_ref()).await {
+                Ok(()) => return Ok(()),
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        Err(reasons.join("; "))
+    }
+
+    /// All links that are up.
+    pub fn status(&self) -> BrokerStatus {
+        let links = self.0.live_links();
+        let status = |link: &Arc<Link>| LinkStatus {
+            role: link.role,
+            vhost: link.vhost.clone(),
+            login: link.login.clone(),
+            node: link.node.clone(),
+            channels: link.open_slots(),
+            blocked: link.state().blocked,
+        };
+        BrokerStatus { links: links.iter().map(status).collect() }
+    }
+
+    /// Closes all links, within the operation timeout. Sessions that are left get `LinkLost`; logins are refused.
+    pub async fn shutdown(&self) {
+        self.0.stopped.store(true, Ordering::Relaxed);
+        let links = self.0.live_links();
+        futures_util::future::join_all(links.iter().map(|link| link.close("the relay shuts down"))).await;
+        lock(&self.0.entries).clear();
+    }
+}
+
+impl Pool {
+    fn key(&self, vhost: &str, credentials: &Credentials) -> Key {
+        let passcode = hmac::sign(&self.secret, credentials.passcode.as_bytes());
+        Key { vhost: vhost.to_owned(), login: credentials.login.clone(), passcode: passcode.as_ref().to_vec() }
+    }
+
+    fn entry(self: &Arc<Self>, vhost: &str, credentials: &Credentials) -> Arc<Entry> {
+        let entry = || {
+            Arc::new(Entry {
+                pool: self.clone(),
+                vhost: vhost.to_owned(),
+                credentials: credentials.clone(),
+                consume: RoleLinks::default(),
+                publish: RoleLinks::default(),
+                checked: TaskMutex::default(),
+            })
+        };
+        lock(&self.entries).entry(self.key(vhost, credentials)).or_insert_with(entry).clone()
+    }
+
+    /// Drops an entry that is of no use: refused credentials, or nothing connected.
+    fn forget(&self, vhost: &str, credentials: &Credentials, entry: &Arc<Entry>, failure: &LoginFailure) {
+        let unavailable = matches!(failure, LoginFailure::Unavailable { .. });
+        if unavailable && entry.has_links() {
+            return;
+        }
+        let key = self.key(vhost, credentials);
+        let mut entries = lock(&self.entries);
+        if entries.get(&key).is_some_and(|known| Arc::ptr_eq(known, entry)) {
+            entries.remove(&key);
+        }
+        drop(entries);
+        if !unavailable {
+            entry.retire();
+        }
+    }
+
+    /// Drops entries whose links are all gone.
+    fn sweep(&self) {
+        lock(&self.links).retain(|link| link.upgrade().is_some_and(|link| link.state().lost.is_none()));
+        lock(&self.entries).retain(|_, entry| entry.has_links() || Arc::strong_count(entry) > 1);
+    }
+
+    fn live_links(&self) -> Vec<Arc<Link>> {
+        let links = lock(&self.links).iter().filter_map(Weak::upgrade).collect::<Vec<_>>();
+        links.into_iter().filter(|link| link.state().lost.is_none()).collect()
+    }
+}
+
+impl Entry {
+    pub(super) fn config(&self) -> &Arc<BrokerConfig> {
+        &self.pool.config
+    }
+
+    fn role(&self, role: Role) -> &RoleLinks {
+        match role {
+            Role::Consume => &self.consume,
+            Role::Publish => &self.publish,
+        }
+    }
+
+    fn has_links(&self) -> bool {
+        [Role::Consume, Role::Publish].into_iter().any(|role| !lock(&self.role(role).links).is_empty())
+    }
+
+    fn retire(&self) {
+        for role in [Role::Consume, Role::Publish] {
+            lock(&self.role(role).links).iter().for_each(|link| link.retire());
+        }
+    }
+
+    /// Has RabbitMQ check the credentials if it did not lately; returns its version. Logins that come meanwhile wait and
+    /// share the result of the one that asks.
+    async fn check(self: &Arc<Self>) -> Result<String, LoginFailure> {
+        let asked = Instant::now();
+        let mut checked = self.checked.lock().await;
+        match &checked.failed {
+            Some((at, failure)) if *at >= asked => return Err(failure.clone()),
+            _ => {}
+        }
+        let usable = lock(&self.consume.links).iter().find(|link| link.is_usable()).cloned();
+        let fresh = checked.accepted.is_some_and(|last| last.elapsed() <= self.config().recheck);
+        let result = match usable {
+            Some(link) if fresh => return Ok(link.wire.version()),
+            Some(link) => self.clone().ask_again().await.map(|()| link),
+            None => self.clone().open(Role::Consume, asked).await,
+        };
+        match result {
+            Ok(link) => {
+                checked.accepted = Some(Instant::now());
+                Ok(link.wire.version())
+            }
+            Err(failure) => {
+                checked.failed = Some((Instant::now(), failure.clone()));
+                Err(failure)
+            }
+        }
+    }
+
+    /// A place on a link of this role; opens a link if all are full.
+    pub(super) async fn reserve(self: Arc<Self>, role: Role) -> Result<Slot, LoginFailure> {
+        let asked = Instant::now();
+        loop {
+            if let Some(slot) = self.try_reserve(role) {
+                return Ok(slot);
+            }
+            self.clone().open(role, asked).await?;
+        }
+    }
+
+    fn try_reserve(&self, role: Role) -> Option<Slot> {
+        lock(&self.role(role).links).iter().filter(|link| link.is_usable()).find_map(Link::reserve)
+    }
+
+    /// Opens a link unless another task just did. The work goes on when the caller goes away: a half-made connection
+    /// that nobody waits for would keep lapin's thread.
+    async fn open(self: Arc<Self>, role: Role, asked: Instant) -> Result<Arc<Link>, LoginFailure> {
+        let work = tokio::spawn(async move {
+            let mut last = self.role(role).opening.lock().await;
+            match &*last {
+                Some((at, failure)) if *at >= asked => return Err(failure.clone()),
+                _ => {}
+            }
+            let roomy = |link: &&Arc<Link>| {
+                link.is_usable() && link.open_slots() < usize::from(self.pool.config.channels_per_link_max)
+            };
+            if let Some(link) = lock(&self.role(role).links).iter().find(roomy).cloned() {
+                return Ok(link);
+            }
+            let result = self.connect(role).await;
+            *last = result.as_ref().err().map(|failure| (Instant::now(), failure.clone()));
+            result
+        });
+        work.await.unwrap_or_else(|error| Err(LoginFailure::Unavailable { reason: error.to_string() }))
+    }
+
+    async fn connect(self: &Arc<Self>, role: Role) -> Result<Arc<Link>, LoginFailure> {
+        let connected = self.dial(role.name()).await?;
+        let login = self.credentials.login.clone();
+        let link = Link::new(connected, role, self.vhost.clone(), login, self.config().clone());
+        lock(&self.role(role).links).push(link.clone());
+        lock(&self.pool.links).push(Arc::downgrade(&link));
+        let (followed, entry, pool) = (link.clone(), Arc::downgrade(self), Arc::downgrade(&self.pool));
+        tokio::spawn(async move {
+            followed.clone().supervise().await;
+            if let Some(entry) = entry.upgrade() {
+                lock(&entry.role(role).links).retain(|link| !Arc::ptr_eq(link, &followed));
+            }
+            if let Some(pool) = pool.upgrade() {
+                pool.sweep();
+            }
+        });
+        Ok(link)
+    }
+
+    /// Asks RabbitMQ about the credentials on a connection of its own.
+    async fn ask_again(self: Arc<Self>) -> Result<(), LoginFailure> {
+        let work = tokio::spawn(async move {
+            let Connected { connection, switch, .. } = self.dial("check").await?;
+            let limit = self.config().operation_timeout;
+            let _ = tokio::time::timeout(limit, connection.close(200, "OK".into())).await;
+            switch.cut();
+            Ok(())
+        });
+        work.await.unwrap_or_else(|error| Err(LoginFailure::Unavailable { reason: error.to_string() }))
+    }
+
+    async fn dial(&self, purpose: &str) -> Result<Connected, LoginFailure> {
+        if self.pool.stopped.load(Ordering::Relaxed) {
+            return Err(LoginFailure::Unavailable { reason: "the relay shuts down".into() });
+        }
+        let target = Target {
+            config: &self.pool.config,
+            tls: self.pool.tls.as_ref(),
+            vhost: &self.vhost,
+            credentials: &self.credentials,
+            name: format!("stomp-relay {purpose} {}@{}", self.credentials.login, self.vhost),
+        };
+        connect::connect(&target, self.pool.next_node.fetch_add(1, Ordering::Relaxed)).await
+    }
+}

@@ -1,0 +1,338 @@
+//! The publish side of a lease: one AMQP channel in confirm mode, opened with the first publish.
+//!
+//! One publish is unwritten at a time: one that is queued behind a channel exception would be written after lapin closed
+//! the channel, and RabbitMQ closes the whole connection for that. Confirms are awaited in the order of publishing and
+//! none is dropped before: lapin collects dropped ones for ever. Returned messages are matched by message id with what the
+//! guard recorded; lapin's own pairing is not used.
+
+use super::convert::{header_bytes, short, to_lapin};
+use super::fault::{Fault, refused};
+use super::link::{Leased, Role};
+use super::pool::Entry;
+use super::release::PublishRemains;
+use super::watch::LinkWatch;
+use crate::session::amqp::ShortText;
+use crate::session::command::{Publish, PublishToken};
+use crate::session::event::{BrokerEvent, Concern, Failure, LoginFailure};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{Confirmation, PublisherConfirm};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+use super::consume::Ending;
+
+const ACCESS_REFUSED: u16 = 403;
+const PRECONDITION_FAILED: u16 = 406;
+const NOT_ALLOWED: u16 = 530;
+
+pub(super) type Opening = BoxFuture<'static, Result<Leased, Failure>>;
+
+/// What is needed of a publish after it was written.
+struct Meta {
+    exchange: ShortText,
+    /// Set for mandatory publishes only: the others never come back.
+    mandatory_id: Option<Option<ShortText>>,
+    routing_key: ShortText,
+    since: Instant,
+    token: PublishToken,
+}
+
+struct Writing {
+    meta: Meta,
+    work: BoxFuture<'static, lapin::Result<PublisherConfirm>>,
+}
+
+struct Unconfirmed {
+    meta: Meta,
+    confirm: PublisherConfirm,
+}
+
+pub(super) struct PublishSide {
+    channel: Option<Leased>,
+    entry: Arc<Entry>,
+    opening: Option<Opening>,
+    queue: VecDeque<Publish>,
+    timer: Option<Pin<Box<Sleep>>>,
+    unblocked_at: Instant,
+    unconfirmed: VecDeque<Unconfirmed>,
+    watch: Option<LinkWatch>,
+    writing: Option<Writing>,
+}
+
+impl PublishSide {
+    pub(super) fn new(entry: Arc<Entry>) -> PublishSide {
+        PublishSide {
+            channel: None,
+            entry,
+            opening: None,
+            queue: VecDeque::new(),
+            timer: None,
+            unblocked_at: Instant::now(),
+            unconfirmed: VecDeque::new(),
+            watch: None,
+            writing: None,
+        }
+    }
+
+    pub(super) fn push(&mut self, publish: Publish) {
+        self.queue.push_back(publish);
+    }
+
+    /// Publishes that lapin has not yet written to the socket.
+    pub(super) fn unwritten(&self) -> usize {
+        self.queue.len() + usize::from(self.writing.is_some())
+    }
+
+    /// Everything given is written and answered.
+    pub(super) fn is_idle(&self) -> bool {
+        self.unwritten() == 0 && self.unconfirmed.is_empty() && self.opening.is_none()
+    }
+
+    pub(super) fn remains(&mut self) -> PublishRemains {
+        PublishRemains {
+            channel: self.channel.take(),
+            opening: self.opening.take(),
+            _writing: self.writing.take().map(|writing| writing.work),
+            _confirms: self.unconfirmed.drain(..).map(|unconfirmed| unconfirmed.confirm).collect(),
+        }
+    }
+
+    /// `ready` takes the answers that come before a failure.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        ready: &mut VecDeque<BrokerEvent>,
+    ) -> Poll<Result<BrokerEvent, Ending>> {
+        if let Poll::Ready(result) = self.poll_link(cx) {
+            return Poll::Ready(result.map_err(|failure| self.end(cx, ready, failure)));
+        }
+        loop {
+            if let Poll::Ready(result) = self.poll_confirm(cx) {
+                return Poll::Ready(result.map_err(|failure| self.end(cx, ready, failure)));
+            }
+            match self.poll_write(cx) {
+                Ok(Progress::Some) => {}
+                Ok(Progress::None) => break,
+                Err(failure) => return Poll::Ready(Err(self.end(cx, ready, failure))),
+            }
+        }
+        if let Some(ending) = self.poll_deadline(cx) {
+            return Poll::Ready(Err(ending));
+        }
+        // A refusal with publishes under way reaches them through lapin, after the confirms that came before it.
+        if let Some(channel) = &self.channel
+            && let Some(refusal) = channel.link.wire.poll_refusal(channel.raw.id(), cx)
+            && self.writing.is_none()
+            && self.unconfirmed.is_empty()
+        {
+            return Poll::Ready(Err((refused(refusal), Concern::Session)));
+        }
+        Poll::Pending
+    }
+
+    fn poll_link(&mut self, cx: &mut Context<'_>) -> Poll<Result<BrokerEvent, Failure>> {
+        let Some(watch) = &mut self.watch else { return Poll::Pending };
+        let was_blocked = watch.blocked();
+        while let Poll::Ready(state) = watch.poll_change(cx) {
+            if let Some(reason) = state.lost {
+                return Poll::Ready(Err(Failure::LinkLost { reason }));
+            }
+            if state.blocked != was_blocked {
+                self.unblocked_at = Instant::now();
+                return Poll::Ready(Ok(if state.blocked { BrokerEvent::Blocked } else { BrokerEvent::Unblocked }));
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_confirm(&mut self, cx: &mut Context<'_>) -> Poll<Result<BrokerEvent, Failure>> {
+        let (Some(channel), Some(first)) = (&self.channel, self.unconfirmed.front_mut()) else { return Poll::Pending };
+        let Poll::Ready(result) = first.confirm.poll_unpin(cx) else { return Poll::Pending };
+        let confirmation = match result {
+            Ok(confirmation) => confirmation,
+            Err(error) => {
+                return Poll::Ready(Err(channel.link.failure(Fault::Lapin(error), channel.refusal())));
+            }
+        };
+        let event = answer(channel, &first.meta, &confirmation);
+        self.unconfirmed.pop_front();
+        Poll::Ready(Ok(event))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Progress, Failure> {
+        if let Some(writing) = &mut self.writing {
+            let Poll::Ready(result) = writing.work.poll_unpin(cx) else { return Ok(Progress::None) };
+            let Some(channel) = &self.channel else { return Ok(Progress::None) };
+            let confirm = result.map_err(|error| channel.link.failure(Fault::Lapin(error), channel.refusal()))?;
+            if let Some(Writing { meta, .. }) = self.writing.take() {
+                self.unconfirmed.push_back(Unconfirmed { meta, confirm });
+            }
+            return Ok(Progress::Some);
+        }
+        if let Some(opening) = &mut self.opening {
+            let Poll::Ready(result) = opening.poll_unpin(cx) else { return Ok(Progress::None) };
+            self.opening = None;
+            let channel = result?;
+            self.watch = Some(LinkWatch::new(&channel.link));
+            self.channel = Some(channel);
+            // The watch has to be polled once, to be woken by it.
+            cx.waker().wake_by_ref();
+            return Ok(Progress::Some);
+        }
+        self.start_next()
+    }
+
+    fn start_next(&mut self) -> Result<Progress, Failure> {
+        let Some(next) = self.queue.front() else { return Ok(Progress::None) };
+        let Some(channel) = &self.channel else {
+            self.opening = Some(Box::pin(open(self.entry.clone())));
+            return Ok(Progress::Some);
+        };
+        if let Some(failure) = oversized(next, channel) {
+            // The ones before it are answered first; then it is the only candidate.
+            return if self.unconfirmed.is_empty() { Err(failure) } else { Ok(Progress::None) };
+        }
+        let Some(Publish { body, exchange, mandatory, properties, routing_key, token }) = self.queue.pop_front() else {
+            return Ok(Progress::None);
+        };
+        let meta = Meta {
+            exchange: exchange.clone(),
+            mandatory_id: mandatory.then(|| properties.message_id.clone()),
+            routing_key: routing_key.clone(),
+            since: Instant::now(),
+            token,
+        };
+        let raw = channel.raw.clone();
+        let work = Box::pin(async move {
+            let options = BasicPublishOptions { mandatory, immediate: false };
+            raw.basic_publish(short(&exchange), short(&routing_key), options, &body, to_lapin(&properties)).await
+        });
+        self.writing = Some(Writing { meta, work });
+        Ok(Progress::Some)
+    }
+
+    /// Deadlines stand still while the broker blocks publishing.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Option<Ending> {
+        let channel = self.channel.as_ref()?;
+        if self.watch.as_ref().is_some_and(LinkWatch::blocked) {
+            return None;
+        }
+        let config = &channel.link.config;
+        let due = |meta: &Meta, limit: Duration| meta.since.max(self.unblocked_at) + limit;
+        let write =
+            self.writing.iter().map(|writing| (due(&writing.meta, config.operation_timeout), "publish", &writing.meta));
+        let confirm = self
+            .unconfirmed
+            .front()
+            .map(|first| (due(&first.meta, config.confirm_timeout), "publisher confirm", &first.meta));
+        let (at, step, meta) = write.chain(confirm).min_by_key(|(at, ..)| *at)?;
+        let token = meta.token;
+        // Progress does not move the timer: it may fire early, and is set again then.
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        if at < timer.deadline() {
+            timer.as_mut().reset(at);
+        }
+        while timer.poll_unpin(cx).is_ready() {
+            if timer.deadline() >= at {
+                break;
+            }
+            timer.as_mut().reset(at);
+        }
+        if Instant::now() < at {
+            return None;
+        }
+        let failure = channel.link.failure(Fault::TimedOut(step), None);
+        Some((failure, Concern::Publish(token)))
+    }
+
+    /// Takes the answers that came before the failure, then says whom it concerns.
+    fn end(&mut self, cx: &mut Context<'_>, ready: &mut VecDeque<BrokerEvent>, failure: Failure) -> Ending {
+        while let Poll::Ready(Ok(event)) = self.poll_confirm(cx) {
+            ready.push_back(event);
+        }
+        let concern = match &failure {
+            Failure::Refused { reply_text, .. } => self.culprit(reply_text),
+            Failure::LinkLost { .. } | Failure::TimedOut { .. } => None,
+        };
+        (failure, concern.map_or(Concern::Session, Concern::Publish))
+    }
+
+    /// Which publish a refusal names. RabbitMQ quotes the exchange (`no exchange 'x' in vhost '/'`) and, for topic
+    /// permissions, the routing key as well; other texts name neither, then it is the oldest.
+    fn culprit(&self, text: &str) -> Option<PublishToken> {
+        struct Candidate<'a>(&'a ShortText, &'a ShortText, PublishToken);
+        let named = |name: &ShortText| !name.is_empty() && text.contains(&format!("'{name}'"));
+        let written = self.unconfirmed.iter().map(|unconfirmed| &unconfirmed.meta);
+        let metas = written.chain(self.writing.iter().map(|writing| &writing.meta));
+        let mut candidates =
+            metas.map(|meta| Candidate(&meta.exchange, &meta.routing_key, meta.token)).collect::<Vec<_>>();
+        if candidates.is_empty() {
+            // Refused before it was written.
+            candidates.extend(self.queue.front().map(|next| Candidate(&next.exchange, &next.routing_key, next.token)));
+        }
+        let find = |fits: &dyn Fn(&Candidate) -> bool| candidates.iter().find(|c| fits(c)).map(|c| c.2);
+        find(&|c| named(c.0) && named(c.1))
+            .or_else(|| find(&|c| named(c.0)))
+            .or_else(|| find(&|c| named(c.1)))
+            .or_else(|| find(&|_| true))
+    }
+}
+
+enum Progress {
+    Some,
+    None,
+}
+
+fn answer(channel: &Leased, meta: &Meta, confirmation: &Confirmation) -> BrokerEvent {
+    let token = meta.token;
+    let returned = meta.mandatory_id.as_ref().and_then(|id| {
+        let id = id.as_ref().map(ShortText::as_str);
+        channel.link.wire.take_return(channel.raw.id(), id, meta.exchange.as_str(), meta.routing_key.as_str())
+    });
+    match (confirmation, returned) {
+        (Confirmation::Nack(_), _) => BrokerEvent::Rejected { token },
+        (_, Some(returned)) => BrokerEvent::Returned {
+            token,
+            reply_code: returned.cause.reply_code,
+            reply_text: returned.cause.reply_text,
+        },
+        (_, None) => BrokerEvent::Confirmed { token },
+    }
+}
+
+/// The second fence: lapin would write a content header beyond the frame size, and RabbitMQ would close the connection.
+fn oversized(publish: &Publish, channel: &Leased) -> Option<Failure> {
+    let (bytes, limit) = (header_bytes(&publish.properties), channel.link.frame_bytes_max().saturating_sub(8));
+    let reply_text = format!("PRECONDITION_FAILED - message headers of {bytes} bytes exceed {limit}");
+    (bytes > limit).then_some(Failure::Refused { reply_code: PRECONDITION_FAILED, reply_text })
+}
+
+async fn open(entry: Arc<Entry>) -> Result<Leased, Failure> {
+    let limit = entry.config().operation_timeout;
+    let slot = entry.reserve(Role::Publish).await.map_err(reserve_failure)?;
+    let link = slot.link().clone();
+    let channel = link.open_channel(slot).await?;
+    let select = channel.raw.confirm_select(ConfirmSelectOptions::default());
+    super::fault::within(limit, "confirm mode", select)
+        .await
+        .map_err(|fault| channel.link.failure(fault, channel.refusal()))?;
+    Ok(channel)
+}
+
+/// A further link was needed and could not be opened.
+pub(super) fn reserve_failure(failure: LoginFailure) -> Failure {
+    match failure {
+        LoginFailure::AccessRefused => Failure::Refused {
+            reply_code: ACCESS_REFUSED,
+            reply_text: "ACCESS_REFUSED - the broker no longer accepts these credentials".into(),
+        },
+        LoginFailure::Unavailable { reason } => Failure::LinkLost { reason },
+        LoginFailure::VirtualHost { reply_text } => Failure::Refused { reply_code: NOT_ALLOWED, reply_text },
+    }
+}

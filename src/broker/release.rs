@@ -1,0 +1,161 @@
+//! Giving a lease's channels back so that nobody else on the link notices.
+//!
+//! lapin treats any error of a background close as an error of the whole connection, and a close that crosses a channel
+//! exception is such an error. Hence the barrier: a synchronous method first; `channel.close` only if it was answered;
+//! otherwise the channel is dead already and is just dropped. Consumers are dropped after that.
+
+use super::consume::{Completed, Running};
+use super::exclusive::LeaseId;
+use super::fault::{Fault, within};
+use super::link::{Leased, Link};
+use super::publish::Opening;
+use super::subscribe::delete_aside;
+use crate::session::event::Failure;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use lapin::PublisherConfirm;
+use lapin::options::{BasicQosOptions, QueueDeleteOptions};
+use std::sync::Arc;
+use tracing::debug;
+
+/// Whether the channel could be closed properly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closing {
+    Closed,
+    /// The broker or the link had ended it before.
+    Dead,
+    /// No answer; the link is retired.
+    Silent,
+}
+
+/// See the head of this file.
+pub(super) async fn barrier_close(raw: &lapin::Channel, link: &Arc<Link>) -> Closing {
+    match barrier(raw, link).await {
+        Closing::Closed => close(raw, link).await,
+        ended => ended,
+    }
+}
+
+async fn barrier(raw: &lapin::Channel, link: &Arc<Link>) -> Closing {
+    let qos = raw.basic_qos(1, BasicQosOptions { global: false });
+    judge(within(link.config.operation_timeout, "channel barrier", qos).await, link)
+}
+
+async fn close(raw: &lapin::Channel, link: &Arc<Link>) -> Closing {
+    judge(within(link.config.operation_timeout, "channel close", raw.close(200, "OK".into())).await, link)
+}
+
+fn judge(result: Result<(), Fault>, link: &Link) -> Closing {
+    match result {
+        Ok(()) => Closing::Closed,
+        Err(Fault::Lapin(_)) => Closing::Dead,
+        Err(fault @ Fault::TimedOut(_)) => {
+            link.failure(fault, None);
+            Closing::Silent
+        }
+    }
+}
+
+/// All that a lease holds, to be released as a whole.
+#[derive(Default)]
+pub(super) struct Remains {
+    pub(super) consume: ConsumeRemains,
+    pub(super) publish: PublishRemains,
+}
+
+#[derive(Default)]
+pub(super) struct ConsumeRemains {
+    pub(super) lease: Option<LeaseId>,
+    pub(super) channel: Option<Leased>,
+    pub(super) consumers: Vec<lapin::Consumer>,
+    pub(super) running: Option<Running>,
+    pub(super) settling: FuturesUnordered<BoxFuture<'static, Result<(), Fault>>>,
+}
+
+#[derive(Default)]
+pub(super) struct PublishRemains {
+    pub(super) channel: Option<Leased>,
+    pub(super) opening: Option<Opening>,
+    /// Dropped after the channel was closed: lapin would collect a dropped confirm until then.
+    pub(super) _writing: Option<BoxFuture<'static, lapin::Result<PublisherConfirm>>>,
+    pub(super) _confirms: Vec<PublisherConfirm>,
+}
+
+impl Remains {
+    /// Releases everything; every wait in it has a deadline. The error is the first step that was not answered.
+    pub(super) async fn release(self) -> Result<(), Failure> {
+        let (consume, publish) = futures_util::join!(self.consume.release(), self.publish.release());
+        consume.and(publish)
+    }
+
+    /// Releases in the background. Without a runtime the process is ending, and the connections end with it.
+    pub(super) fn release_aside(self) {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(failure) = self.release().await {
+                    debug!(?failure, "a lease could not be released properly");
+                }
+            });
+        }
+    }
+}
+
+impl ConsumeRemains {
+    async fn release(mut self) -> Result<(), Failure> {
+        if let Some(running) = self.running.take() {
+            match running.work.await {
+                Ok(Completed::Opened(channel)) => self.channel = Some(channel),
+                Ok(Completed::Subscribed { subscribed, .. }) => self.consumers.push(subscribed.consumer),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        while self.settling.next().await.is_some() {}
+        let (Some(channel), Some(lease)) = (&self.channel, self.lease) else { return Ok(()) };
+        let mut end = barrier(&channel.raw, &channel.link).await;
+        // From a channel of its own: a refusal here must not spoil the close.
+        for queue in channel.link.exclusive.created_by(lease) {
+            if end == Closing::Silent {
+                break;
+            }
+            // Also when it fails: then the queue is gone, or goes with the connection.
+            let _ = delete_aside(&channel.link, &queue, QueueDeleteOptions::default()).await;
+            channel.link.exclusive.release(&queue, lease);
+        }
+        if end == Closing::Closed {
+            end = close(&channel.raw, &channel.link).await;
+        }
+        answered(end)
+    }
+}
+
+impl PublishRemains {
+    async fn release(mut self) -> Result<(), Failure> {
+        if let Some(opening) = self.opening.take()
+            && let Ok(channel) = opening.await
+        {
+            self.channel = Some(channel);
+        }
+        let Some(channel) = &self.channel else { return Ok(()) };
+        if channel.link.state().blocked {
+            // lapin writes nothing on a blocked connection. The place on the link stays taken meanwhile.
+            tokio::spawn(self.release_when_unblocked());
+            return Ok(());
+        }
+        answered(barrier_close(&channel.raw, &channel.link).await)
+    }
+
+    async fn release_when_unblocked(self) {
+        let Some(channel) = &self.channel else { return };
+        let mut state = channel.link.watch();
+        // An error says that the link is gone.
+        let _ = state.wait_for(|state| !state.blocked || state.lost.is_some()).await;
+        barrier_close(&channel.raw, &channel.link).await;
+    }
+}
+
+fn answered(end: Closing) -> Result<(), Failure> {
+    match end {
+        Closing::Closed | Closing::Dead => Ok(()),
+        Closing::Silent => Err(Failure::TimedOut { step: "channel close" }),
+    }
+}

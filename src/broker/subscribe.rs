@@ -1,0 +1,235 @@
+//! The operations on a consume channel, each from its first AMQP method to its last answer.
+//!
+//! They run as futures that own what they need. A session that goes away leaves them to the release of its lease, which
+//! runs them to their end: so what was half made is known and cleaned up.
+
+use super::convert::{short, short_text, table};
+use super::exclusive::{LeaseId, Reservation};
+use super::fault::{Fault, within};
+use super::link::Link;
+use super::release::barrier_close;
+use super::wire::Refusal;
+use crate::session::amqp::{Binding, QueueDeclaration, ShortText};
+use crate::session::command::{AfterUnsubscribe, Subscribe, SubscribedQueue};
+use crate::session::event::Failure;
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
+};
+use lapin::types::{FieldTable, ShortString};
+use std::sync::Arc;
+
+const RESOURCE_LOCKED: u16 = 405;
+const NOT_FOUND: u16 = 404;
+
+/// A session's consume channel, to be owned by an operation.
+#[derive(Clone)]
+pub(super) struct Operator {
+    pub(super) lease: LeaseId,
+    pub(super) link: Arc<Link>,
+    pub(super) raw: lapin::Channel,
+}
+
+/// A consumer that runs.
+pub(super) struct Subscribed {
+    pub(super) consumer: lapin::Consumer,
+    pub(super) queue: ShortText,
+    pub(super) tag: ShortString,
+}
+
+impl Operator {
+    async fn call<T>(&self, step: &'static str, work: impl Future<Output = lapin::Result<T>>) -> Result<T, Failure> {
+        within(self.link.config.operation_timeout, step, work).await.map_err(|fault| self.failure(fault))
+    }
+
+    pub(super) fn failure(&self, fault: Fault) -> Failure {
+        self.link.failure(fault, self.link.wire.refusal(self.raw.id()))
+    }
+
+    /// Declares a queue and returns its name.
+    pub(super) async fn declare(&self, queue: &QueueDeclaration) -> Result<ShortText, Failure> {
+        self.declare_queue(queue).await.map(|declared| short_text(declared.name()))
+    }
+
+    async fn declare_queue(&self, queue: &QueueDeclaration) -> Result<lapin::Queue, Failure> {
+        let reservation = self.reserve(queue)?;
+        let options = QueueDeclareOptions {
+            passive: false,
+            durable: queue.durable,
+            exclusive: queue.exclusive,
+            auto_delete: queue.auto_delete,
+            nowait: false,
+        };
+        let work = self.raw.queue_declare(short(&queue.name), options, table(&queue.arguments));
+        let result = self.call("queue declare", work).await;
+        match (&result, reservation) {
+            (Ok(declared), _) if queue.exclusive => {
+                self.link.exclusive.created(&short_text(declared.name()), self.lease);
+            }
+            (Err(_), Some(Reservation::New)) => self.link.exclusive.release(&queue.name, self.lease),
+            _ => {}
+        }
+        result
+    }
+
+    fn reserve(&self, queue: &QueueDeclaration) -> Result<Option<Reservation>, Failure> {
+        if !queue.exclusive || queue.name.is_empty() {
+            self.check_lock(&queue.name)?;
+            return Ok(None);
+        }
+        match self.link.exclusive.reserve(&queue.name, self.lease) {
+            Reservation::Locked => Err(self.locked(&queue.name)),
+            reservation => Ok(Some(reservation)),
+        }
+    }
+
+    fn check_lock(&self, queue: &ShortText) -> Result<(), Failure> {
+        if self.link.exclusive.locked_for(queue, self.lease) { Err(self.locked(queue)) } else { Ok(()) }
+    }
+
+    /// What RabbitMQ says to another connection.
+    fn locked(&self, queue: &ShortText) -> Failure {
+        let vhost = &self.link.vhost;
+        let reply_text =
+            format!("RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{queue}' in vhost '{vhost}'");
+        Failure::Refused { reply_code: RESOURCE_LOCKED, reply_text }
+    }
+
+    /// Declare, bind, set the prefetch, consume. With a binding, a queue that this created is deleted if a step fails.
+    pub(super) async fn subscribe(&self, subscribe: &Subscribe) -> Result<Subscribed, Failure> {
+        let (queue, leftover) = match &subscribe.queue {
+            SubscribedQueue::Existing(name) => {
+                self.check_lock(name)?;
+                (name.clone(), Leftover::NotOurs)
+            }
+            SubscribedQueue::Declared(declaration) => self.declare_to_bind(declaration, &subscribe.binding).await?,
+        };
+        let result = self.bind_and_consume(subscribe, &queue).await;
+        if result.is_err() && subscribe.binding.is_some() {
+            self.undo(&queue, leftover).await;
+        }
+        result
+    }
+
+    /// Finds out on the way whether the queue is new.
+    ///
+    /// An exclusive queue is new unless this lease had it, and so is one that the broker named. Auto-delete: new, or as
+    /// good as new, if it has neither messages nor consumers. Any other must not be deleted on a guess, so it is looked
+    /// for first, on a channel that may fail.
+    async fn declare_to_bind(
+        &self,
+        declaration: &QueueDeclaration,
+        binding: &Option<Binding>,
+    ) -> Result<(ShortText, Leftover), Failure> {
+        let created_before = self.link.exclusive.created_by(self.lease).contains(&declaration.name);
+        let exact = declaration.exclusive || declaration.name.is_empty();
+        let existed = match binding {
+            Some(_) if !exact && !declaration.auto_delete => {
+                self.check_lock(&declaration.name)?;
+                self.exists(&declaration.name).await?
+            }
+            _ => false,
+        };
+        let declared = self.declare_queue(declaration).await?;
+        let deserted = declared.message_count() == 0 && declared.consumer_count() == 0;
+        let leftover = match () {
+            () if exact && !created_before => Leftover::Ours,
+            () if declaration.auto_delete && !exact && deserted => Leftover::Deserted,
+            () if !exact && !declaration.auto_delete && !existed => Leftover::Ours,
+            () => Leftover::NotOurs,
+        };
+        Ok((short_text(declared.name()), leftover))
+    }
+
+    async fn exists(&self, queue: &ShortText) -> Result<bool, Failure> {
+        let scratch = self.link.scratch().await?;
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let work = scratch.queue_declare(short(queue), options, FieldTable::default());
+        let result = within(self.link.config.operation_timeout, "queue declare", work).await;
+        barrier_close(&scratch, &self.link).await;
+        match result.map_err(|fault| self.link.failure(fault, None)) {
+            Ok(_) => Ok(true),
+            Err(Failure::Refused { reply_code: NOT_FOUND, .. }) => Ok(false),
+            // Whatever else is wrong with it, the declaration itself will say; the queue is there.
+            Err(Failure::Refused { .. }) => Ok(true),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn bind_and_consume(&self, subscribe: &Subscribe, queue: &ShortText) -> Result<Subscribed, Failure> {
+        if let Some(Binding { arguments, exchange, routing_key }) = &subscribe.binding {
+            let options = QueueBindOptions::default();
+            let work =
+                self.raw.queue_bind(short(queue), short(exchange), short(routing_key), options, table(arguments));
+            self.call("queue bind", work).await?;
+        }
+        // Not global: it is for the next consumer of this channel only.
+        let qos = self.raw.basic_qos(subscribe.prefetch.max(1), BasicQosOptions { global: false });
+        self.call("prefetch", qos).await?;
+        let tag = ShortString::try_new(format!("s{}", subscribe.key.0)).unwrap_or_default();
+        let options = BasicConsumeOptions { no_ack: false, ..BasicConsumeOptions::default() };
+        let work = self.raw.basic_consume(short(queue), tag.clone(), options, table(&subscribe.consumer_arguments));
+        let consumer = self.call("consume", work).await?;
+        Ok(Subscribed { consumer, queue: queue.clone(), tag })
+    }
+
+    /// Deletes a queue from another channel: this one is closed by the failure.
+    async fn undo(&self, queue: &ShortText, leftover: Leftover) {
+        let options = match leftover {
+            Leftover::NotOurs => return,
+            Leftover::Ours => QueueDeleteOptions { if_unused: true, if_empty: false, nowait: false },
+            Leftover::Deserted => QueueDeleteOptions { if_unused: true, if_empty: true, nowait: false },
+        };
+        if delete_aside(&self.link, queue, options).await.is_ok() {
+            self.link.exclusive.release(queue, self.lease);
+        }
+    }
+
+    /// Cancels a consumer and gives back what it was delivered beyond what the session saw; returns those tags.
+    pub(super) async fn unsubscribe(&self, mut from: Subscribed, then: AfterUnsubscribe) -> Result<Vec<u64>, Failure> {
+        self.call("cancel", self.raw.basic_cancel(from.tag.clone(), BasicCancelOptions::default())).await?;
+        let mut unseen = Vec::new();
+        // Ends with the consumer: lapin marks the end of the stream when the broker has answered the cancel.
+        while let Some(delivery) = self.next_of(&mut from.consumer).await? {
+            let give_back = BasicNackOptions { multiple: false, requeue: true };
+            self.call("requeue", self.raw.basic_nack(delivery.delivery_tag, give_back)).await?;
+            unseen.push(delivery.delivery_tag);
+        }
+        if then == AfterUnsubscribe::Delete {
+            let work = self.raw.queue_delete(short(&from.queue), QueueDeleteOptions::default());
+            self.call("queue delete", work).await?;
+            self.link.exclusive.release(&from.queue, self.lease);
+        }
+        Ok(unseen)
+    }
+
+    async fn next_of(&self, consumer: &mut lapin::Consumer) -> Result<Option<lapin::message::Delivery>, Failure> {
+        let next = async { consumer.next().await.transpose() };
+        self.call("cancel", next).await
+    }
+}
+
+/// What a failed subscription leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leftover {
+    NotOurs,
+    /// Created by it.
+    Ours,
+    /// Auto-delete and without messages and consumers.
+    Deserted,
+}
+
+/// Deletes a queue from a channel of its own.
+pub(super) async fn delete_aside(
+    link: &Arc<Link>,
+    queue: &ShortText,
+    options: QueueDeleteOptions,
+) -> Result<(), Failure> {
+    let scratch = link.scratch().await?;
+    let work = scratch.queue_delete(short(queue), options);
+    let result = within(link.config.operation_timeout, "queue delete", work).await;
+    barrier_close(&scratch, link).await;
+    let no_refusal: Option<Refusal> = None;
+    result.map(drop).map_err(|fault| link.failure(fault, no_refusal))
+}
