@@ -4,6 +4,7 @@
 //! the names of its subprotocols, nothing of AMQP, and nothing of the configuration file. It has no accept loop: what
 //! to accept, how many, and when to stop is decided above.
 
+mod event;
 mod files;
 mod handshake;
 mod http;
@@ -22,12 +23,11 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+pub use self::event::{DriveError, Event, Incoming, ReceiveError, SendError};
 pub use self::files::{FILE_BYTES_MAX, StaticRoot};
 pub use self::handshake::Subprotocol;
 use self::stream::Stream;
-pub use self::websocket::{
-    DriveError, Event, Incoming, Opcode, Read, ReceiveError, SendError, WebSocket, WebSocketConfig, Write,
-};
+pub use self::websocket::{Opcode, Read, WebSocket, WebSocketConfig, Write};
 
 /// How one listening socket treats its clients.
 #[derive(Clone, Debug)]

@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data};
 use tokio_tungstenite::tungstenite::protocol::{self, CloseFrame, Role, WebSocketContext};
 use tokio_tungstenite::tungstenite::{Error as ProtocolFailure, Message};
 
+use super::event::{DriveError, Event, Incoming, ReceiveError, SendError};
 use super::outgoing::{Messages, Outgoing};
 use super::stream::Stream;
 
@@ -49,36 +50,6 @@ pub enum Opcode {
     Binary,
 }
 
-/// Something the peer did.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Incoming {
-    /// A ping, which is answered by itself, or a pong: the peer lives.
-    Activity,
-    /// The peer closed: its code, or None if it gave none or just went away. Nothing comes after it.
-    Closed { code: Option<u16> },
-    /// One message, text or binary, complete. Mostly a slice of a read buffer that is larger: copy what is kept long.
-    Data(Bytes),
-}
-
-/// Without contents: a message may hold a passcode.
-impl fmt::Debug for Incoming {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Incoming::Activity => f.write_str("Activity"),
-            Incoming::Closed { code } => f.debug_struct("Closed").field("code", code).finish(),
-            Incoming::Data(bytes) => write!(f, "Data({} bytes)", bytes.len()),
-        }
-    }
-}
-
-/// What [`WebSocket::drive`] came back for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    Incoming(Incoming),
-    /// All that was queued has been handed to the operating system.
-    Flushed,
-}
-
 /// Whether [`WebSocket::drive`] reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
@@ -93,45 +64,6 @@ pub enum Write {
     Yes,
     /// Holds back messages that were not begun; pings, pongs and what was begun still go out.
     No,
-}
-
-/// Why nothing more can be received.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReceiveError {
-    #[error("the message is larger than {max} bytes")]
-    TooBig { max: usize },
-    #[error("a text message or close reason is not UTF-8")]
-    NotUtf8,
-    #[error("WebSocket protocol violated: {0}")]
-    Protocol(String),
-    #[error("connection failed: {0}")]
-    Io(String),
-}
-
-impl ReceiveError {
-    /// The close code that tells the peer (RFC 6455 section 7.4.1); None when there is no one left to tell.
-    pub fn close_code(&self) -> Option<u16> {
-        match self {
-            ReceiveError::TooBig { .. } => Some(1009),
-            ReceiveError::NotUtf8 => Some(1007),
-            ReceiveError::Protocol(_) => Some(1002),
-            ReceiveError::Io(_) => None,
-        }
-    }
-}
-
-/// The socket does not take bytes any more.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("connection failed while writing: {0}")]
-pub struct SendError(pub String);
-
-/// Either direction failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DriveError {
-    #[error(transparent)]
-    Receive(#[from] ReceiveError),
-    #[error(transparent)]
-    Send(#[from] SendError),
 }
 
 /// What the receiving side can still do.
@@ -499,13 +431,5 @@ mod tests {
         let long = "ä".repeat(100);
         assert_eq!(cut(&long, CLOSE_REASON_MAX).len(), 122);
         assert_eq!(cut("ä", 1), "");
-    }
-
-    #[test]
-    fn errors_name_their_close_code() {
-        assert_eq!(ReceiveError::TooBig { max: 1 }.close_code(), Some(1009));
-        assert_eq!(ReceiveError::NotUtf8.close_code(), Some(1007));
-        assert_eq!(ReceiveError::Protocol(String::new()).close_code(), Some(1002));
-        assert_eq!(ReceiveError::Io(String::new()).close_code(), None);
     }
 }

@@ -249,7 +249,9 @@ async fn garbage_ends_the_connection() {
 
 #[tokio::test]
 async fn stop_ends_idle_connections_but_no_websocket() {
-    let mut server = Server::start(config());
+    // Stop is the only thing that can end them in time.
+    let head_timeout = Duration::from_secs(600);
+    let mut server = Server::start(ListenerConfig { head_timeout, ..config() });
     let mut silent = server.raw().await;
     let mut idle = server.raw().await;
     assert_eq!(idle.request("GET", "/", "").await.status, 404);

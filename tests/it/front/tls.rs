@@ -70,6 +70,33 @@ async fn wss_works_with_tls_1_2_and_1_3() {
 }
 
 #[tokio::test]
+async fn flushed_means_that_tls_keeps_nothing_back() {
+    let (mut server, roots) = tls_server(config());
+    let stream = connect(&server, client_config(&roots, &rustls::version::TLS13)).await;
+    let mut client = RawClient::new(stream).upgraded().await;
+    let (mut websocket, _) = server.opened().await;
+    // The client starts to read only when the socket takes no more.
+    let mut messages = 0;
+    loop {
+        websocket.queue(vec![b'x'; 1000].into());
+        messages += 1;
+        if tokio::time::timeout(Duration::from_millis(100), websocket.flush()).await.is_err() {
+            break;
+        }
+    }
+    assert_eq!(websocket.queued_bytes(), 0, "the last message is no longer ours, but is it the socket's?");
+    let flushing = tokio::spawn(async move {
+        within("flush", websocket.flush()).await.unwrap();
+        websocket
+    });
+    for _ in 0..messages {
+        assert_eq!(client.frame().await.payload.len(), 1000);
+    }
+    // Held until here, so that dropping it does not end the stream, and not driven any more.
+    drop(within("flush", flushing).await.unwrap());
+}
+
+#[tokio::test]
 async fn sessions_resume() {
     let (server, roots) = tls_server(config());
     let config = client_config(&roots, &rustls::version::TLS13);
@@ -115,6 +142,10 @@ async fn tls_on_the_plain_port_is_closed() {
     let connector = TlsConnector::from(client_config(&roots, &rustls::version::TLS13));
     assert!(within("refusal", connector.connect(name, plain.connect().await)).await.is_err());
     plain.one_served().await;
+    // Without a word: HTTP would only confuse it.
+    let mut client = plain.raw().await;
+    client.send(b"\x16\x03\x01\x00\x02\x01\x00\r\n\r\n").await;
+    assert_eq!(client.rest().await, b"");
 }
 
 #[tokio::test]

@@ -67,10 +67,11 @@ async fn a_message_of_the_limit_passes_and_one_byte_more_closes_with_1009() {
 }
 
 #[tokio::test]
-async fn a_huge_announced_length_is_refused_at_its_head() {
+async fn an_announced_length_over_the_limit_is_refused_at_its_head() {
     let mut server = Server::start(config());
     let (mut client, mut websocket) = server.pair().await;
-    client.send(frame_head(FIN | BINARY, u32::MAX as usize)).await;
+    // No byte of the message follows.
+    client.send(frame_head(FIN | BINARY, MESSAGE_MAX + 1)).await;
     client.send([0; 4]).await;
     assert_eq!(receive(&mut websocket).await, Err(ReceiveError::TooBig { max: MESSAGE_MAX }.into()));
 }
