@@ -6,7 +6,7 @@
 //! ```text
 //! 6  main, cli                           flags, config, telemetry, exit code
 //! 5  server                              bind, accept, cap, drain
-//! 4  connection   admin   config         connection: the place where transport, codec, session and broker channel meet
+//! 4  connection   admin   config   readiness   connection: the place where transport, codec, session and broker channel meet
 //! 3  listener     broker                 adapters: each knows one outside world, none knows another
 //! 2  metrics
 //! 1  session                             pure state machine: frames in, commands out; broker events in, frames out
@@ -15,11 +15,15 @@
 //!
 //! Read in this order: `session`, `session::command`, `session::event`, `connection`, `broker::channel`, `server`.
 
+pub mod admin;
 pub mod broker;
 pub mod cli;
+pub mod clients;
 pub mod config;
+pub mod connection;
 pub mod dev_cert;
 pub mod listener;
+pub mod readiness;
 pub mod server;
 pub mod session;
 pub mod stomp;

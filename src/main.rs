@@ -8,7 +8,8 @@ use clap::Parser;
 use stomp_relay::cli::{self, Check, Cli, DevCertArgs, Serve, Verb};
 use stomp_relay::config::{Config, Overrides, Problems};
 use stomp_relay::dev_cert::{self, Existing};
-use stomp_relay::{server, telemetry};
+use stomp_relay::server::{self, AtStart};
+use stomp_relay::telemetry;
 
 fn main() -> ExitCode {
     ExitCode::from(match Cli::parse().verb {
@@ -34,7 +35,10 @@ fn serve(arguments: &Serve) -> u8 {
         Ok(runtime) => runtime,
         Err(error) => return fail(cli::EXIT_FAILURE, &format!("error: cannot start the runtime: {error}")),
     };
-    let end = runtime.block_on(server::serve(config, arguments.require_broker));
+    let at_start = if arguments.require_broker { AtStart::RequireBroker } else { AtStart::Anyway };
+    let (path, flags) = (arguments.config.clone(), arguments.overrides());
+    let reload = Box::new(move || load(path.as_deref(), &flags));
+    let end = runtime.block_on(server::serve(config, at_start, reload));
     // Threads that hang in a system call, such as a name look-up, must not hold the process up.
     runtime.shutdown_background();
     match &end {

@@ -7,6 +7,7 @@ mod files;
 mod kind;
 mod layers;
 mod log_filter;
+mod parts;
 mod problem;
 mod quantity;
 mod reader;
@@ -24,10 +25,7 @@ pub use log_filter::LogFilter;
 pub use problem::{Place, Problem, Problems};
 pub use reference::render as render_reference;
 pub use secret::Secret;
-pub use sections::{
-    Admin, Auth, Broker, Compatibility, DestinationDecoding, Drain, DurableQueueNaming, FrameKind, HeaderTypes, Http,
-    Limits, Log, LogFormat, Session, Stomp, Tls, WebSocket,
-};
+pub use sections::{Admin, Auth, Broker, Drain, Http, Limits, Log, LogFormat, Session, Stomp, Tls, WebSocket};
 pub use url::{BrokerUri, ListenUrl, Scheme};
 
 use layers::Layers;

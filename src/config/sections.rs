@@ -13,42 +13,8 @@ use super::quantity::{count, duration, factor, kib, mib, milliseconds, minutes, 
 use super::reader::section;
 use super::secret::Secret;
 use super::url::{BrokerUri, ListenUrl, address_or_none, broker_uri, listen_url};
-
-/// How closely RabbitMQ's STOMP plugin is followed where it deviates from STOMP 1.2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compatibility {
-    Strict,
-    RabbitMq,
-}
-
-/// How the parts of a destination are percent-decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DestinationDecoding {
-    RabbitMq,
-    Full,
-}
-
-/// How the queue of a durable topic subscription is named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DurableQueueNaming {
-    Legacy,
-    Native,
-}
-
-/// Which AMQP headers of a message become STOMP headers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HeaderTypes {
-    RabbitMq,
-    All,
-}
-
-/// The WebSocket opcode of outgoing frames (RFC 6455, 5.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FrameKind {
-    Auto,
-    Binary,
-    Text,
-}
+use crate::listener::Opcode;
+use crate::session::config::{Compatibility, DestinationDecoding, DurableQueueNaming, HeaderTypes};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -117,7 +83,7 @@ section! {
         loopback_users: Vec<String> = list(name(), ListMin::Zero), "guest";
         /// RabbitMQ checks a login and passcode again at least this often while a connection of that login is shared.
         recheck: Duration = duration(seconds(1)..=minutes(24 * 60)), "60s";
-        /// Failed logins before a client has to wait.
+        /// Failed logins on one connection before it is closed; with `stomp.compatibility = "strict"` the first one closes it.
         attempts_max: usize = count(1..=1000), "3";
     }
 }
@@ -127,20 +93,21 @@ section! {
     pub struct Stomp in "stomp" {
         /// Whether to follow STOMP 1.2 or RabbitMQ's STOMP plugin where the two differ.
         compatibility: Compatibility =
-            choice(&[("strict", Compatibility::Strict), ("rabbitmq", Compatibility::RabbitMq)]), "strict";
+            choice(&[("strict", Compatibility::Strict), ("rabbitmq", Compatibility::Rabbitmq)]), "strict";
         /// Exchange behind `/topic/…`.
         default_topic_exchange: String = name(), "amq.topic";
         /// Whether a NACK without `requeue` header puts the message back into its queue.
         default_nack_requeue: bool = boolean(), "true";
         /// Percent-decoding of destinations: as RabbitMQ's plugin does, or every part in full.
         destination_decoding: DestinationDecoding =
-            choice(&[("rabbitmq", DestinationDecoding::RabbitMq), ("full", DestinationDecoding::Full)]), "rabbitmq";
-        /// Names of the queues of durable topic subscriptions: those of RabbitMQ's plugin, or our own.
+            choice(&[("rabbitmq", DestinationDecoding::Rabbitmq), ("full", DestinationDecoding::Full)]), "rabbitmq";
+        /// Names of the queues of durable subscriptions: those of RabbitMQ's STOMP plugin up to 4.3 (legacy), or those of its
+        /// rewrite (native).
         durable_queue_naming: DurableQueueNaming =
             choice(&[("legacy", DurableQueueNaming::Legacy), ("native", DurableQueueNaming::Native)]), "legacy";
         /// AMQP header types that become STOMP headers: those that RabbitMQ's plugin shows, or also those it drops.
         header_types: HeaderTypes =
-            choice(&[("rabbitmq", HeaderTypes::RabbitMq), ("all", HeaderTypes::All)]), "rabbitmq";
+            choice(&[("rabbitmq", HeaderTypes::Rabbitmq), ("all", HeaderTypes::All)]), "rabbitmq";
         /// Whether CONNECTED names the server and its version.
         server_header: bool = boolean(), "true";
         /// Largest STOMP frame and WebSocket message after login.
@@ -199,9 +166,9 @@ section! {
         ping_interval: Duration = duration(milliseconds(10)..=minutes(60)), "25s";
         /// A client that sends nothing for this long after a ping is dropped. Below `ping_interval`.
         pong_timeout: Duration = duration(milliseconds(10)..=minutes(10)), "10s";
-        /// Opcode of outgoing messages; auto mirrors the client's.
-        frames: FrameKind =
-            choice(&[("auto", FrameKind::Auto), ("binary", FrameKind::Binary), ("text", FrameKind::Text)]), "auto";
+        /// Outgoing messages: auto is text when a frame is UTF-8, else binary; binary suits clients whose text messages end
+        /// at a NUL, such as React Native.
+        frames: Opcode = choice(&[("auto", Opcode::TextWhenUtf8), ("binary", Opcode::Binary)]), "auto";
     }
 }
 

@@ -32,6 +32,7 @@ pub(super) struct Outgoing {
     ping: bool,
     /// Encoded; the frame in front may be partly written.
     encoded: BytesMut,
+    written: u64,
 }
 
 impl Outgoing {
@@ -65,6 +66,11 @@ impl Outgoing {
         self.message_bytes + self.control.len() + self.encoded.len()
     }
 
+    /// Bytes that the operating system has taken since the beginning.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.written
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.encoded.is_empty() && self.messages.is_empty() && self.control.is_empty() && !self.ping
     }
@@ -79,6 +85,7 @@ impl Outgoing {
 
     /// Forgets the first `count` bytes of [`Self::next_bytes`]: they are written.
     pub(super) fn written(&mut self, count: usize) {
+        self.written += count as u64;
         self.encoded.advance(count);
         if self.encoded.is_empty() && self.encoded.capacity() > KEPT_CAPACITY {
             self.encoded = BytesMut::new();

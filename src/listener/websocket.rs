@@ -159,6 +159,11 @@ impl WebSocket {
         self.outgoing.bytes()
     }
 
+    /// Bytes that the operating system has taken since the beginning; when it stands still, the peer does not read.
+    pub fn written_bytes(&self) -> u64 {
+        self.outgoing.written_bytes()
+    }
+
     /// Reads and writes at once until there is something to tell. A peer that does not read does not stop us from
     /// reading what it sends, and the other way round. `Flushed` comes once after all that was queued is written; with
     /// nothing queued, `Write::Yes` waits quietly. Without `Read::Yes` and with nothing to write it never returns.

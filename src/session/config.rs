@@ -61,7 +61,6 @@ pub enum HostHeader {
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
     pub compatibility: Compatibility,
-    pub confirm_timeout: Duration,
     /// For a CONNECT without `login`; none: such a CONNECT is refused.
     pub default_credentials: Option<Credentials>,
     /// Whether a NACK without `requeue` gives the message back to its queue.
@@ -103,7 +102,6 @@ impl Default for SessionConfig {
     fn default() -> SessionConfig {
         SessionConfig {
             compatibility: Compatibility::Strict,
-            confirm_timeout: Duration::from_secs(30),
             default_credentials: None,
             default_nack_requeue: true,
             default_topic_exchange: ShortText::lit("amq.topic"),

@@ -2,7 +2,7 @@
 
 use super::command::{BrokerCommand, Credentials};
 use super::event::{BrokerEvent, BrokerInfo, LoginFailure};
-use super::refusal::Close;
+use super::refusal::{Close, CloseCode};
 use crate::stomp::{DecodeError, Frame};
 
 #[derive(Debug)]
@@ -18,9 +18,16 @@ pub enum Input {
     Malformed(DecodeError),
     /// Something came from the client: bytes, a ping or a pong.
     Received,
+    /// The client is gone, and everything it sent before has been handed over.
+    TransportClosed,
     /// The deadline of `poll_timeout` has come.
     Timeout,
-    /// A write of the size of one frame has not finished within the write timeout.
+    /// The WebSocket can't be read any further: a message over the limit, a violated protocol.
+    Unreadable {
+        close: CloseCode,
+        reason: String,
+    },
+    /// The socket has taken no byte within the write timeout although some wait.
     WriteStalled,
 }
 

@@ -106,6 +106,7 @@ impl Session {
             Ok(info) => {
                 self.state = State::Open { version };
                 self.login = login;
+                self.version = Some(version);
                 self.virtual_host_name = virtual_host;
                 self.era = FlagEra::of(&info.version);
                 self.liveness.received(now);

@@ -88,6 +88,7 @@ pub struct Session {
     transactions: Transactions,
     /// Deliveries with `ack:auto` that were put out but not yet written to the socket.
     unflushed: Vec<DeliveryTag>,
+    version: Option<Version>,
     virtual_host_name: String,
     /// The time of the input being handled.
     now: Instant,
@@ -116,6 +117,7 @@ impl Session {
             subscriptions: Subscriptions::default(),
             transactions: Transactions::default(),
             unflushed: Vec::new(),
+            version: None,
             virtual_host_name: String::new(),
             config,
         }
@@ -133,6 +135,8 @@ impl Session {
             Input::Malformed(error) => self.handle_malformed(&error),
             Input::Received => self.liveness.received(now),
             Input::Timeout => self.handle_timeout(),
+            Input::TransportClosed => self.handle_transport_closed(),
+            Input::Unreadable { close, reason } => self.handle_unreadable(close, reason),
             Input::WriteStalled => self.end(Close::new(CloseCode::SlowConsumer, "session.slow_consumer: not reading")),
         }
         self.run_actions();
@@ -180,8 +184,9 @@ impl Session {
         &self.virtual_host_name
     }
 
+    /// The version that was agreed at CONNECTED.
     pub fn version(&self) -> Option<Version> {
-        self.state.version()
+        self.version
     }
 
     pub fn stats(&self) -> Stats {
@@ -230,7 +235,7 @@ impl Session {
                 "CONNECT was sent on a connection that is logged in already\n",
                 "Open another connection for another login.",
             )),
-            Command::Disconnect => self.handle_disconnect(&frame, version),
+            Command::Disconnect => self.handle_disconnect(&frame),
             Command::Send => self.handle_send(frame),
             Command::Subscribe => self.handle_subscribe(&frame),
             Command::Unsubscribe => self.handle_unsubscribe(&frame),
@@ -260,24 +265,44 @@ impl Session {
         }
     }
 
-    fn handle_disconnect(&mut self, frame: &Frame, version: Version) -> Result<(), Refusal> {
-        self.leave(Close::new(CloseCode::Normal, ""), frame.header("receipt").map(str::to_owned), version);
+    fn handle_disconnect(&mut self, frame: &Frame) -> Result<(), Refusal> {
+        self.leave(Close::new(CloseCode::Normal, ""), frame.header("receipt").map(str::to_owned));
         Ok(())
     }
 
     fn handle_drain(&mut self) {
         let close = Close::new(CloseCode::ServiceRestart, "server draining, reconnect");
         match self.state {
-            State::Open { version } => self.leave(close, None, version),
+            State::Open { .. } => self.leave(close, None),
             State::AwaitConnect { .. } | State::LoggingIn { .. } => self.end(close),
             State::Ended | State::Leaving { .. } => {}
         }
     }
 
+    /// Nobody is left to tell, but what the client sent still goes to the broker.
+    fn handle_transport_closed(&mut self) {
+        let close = Close::new(CloseCode::Normal, "");
+        match self.state {
+            State::Open { .. } => self.leave(close, None),
+            State::AwaitConnect { .. } | State::LoggingIn { .. } => self.end(close),
+            State::Ended | State::Leaving { .. } => {}
+        }
+    }
+
+    fn handle_unreadable(&mut self, close: CloseCode, reason: String) {
+        let (code, hint) = match close {
+            CloseCode::TooBig => {
+                ("limit.message", "Send smaller messages; a large STOMP frame may be split over several.")
+            }
+            _ => ("transport.protocol", ""),
+        };
+        self.refuse(Refusal::fatal(code, "Unreadable message", format!("{reason}\n"), hint).closing(close));
+    }
+
     /// Lets the broker finish what was given to it; what comes of that still reaches the client.
-    fn leave(&mut self, close: Close, receipt: Option<String>, version: Version) {
+    fn leave(&mut self, close: Close, receipt: Option<String>) {
         let deadline = self.now + self.config.disconnect_timeout;
-        self.state = State::Leaving { close, deadline, receipt, version };
+        self.state = State::Leaving { close, deadline, receipt };
         self.command(BrokerCommand::Close);
     }
 

@@ -31,7 +31,6 @@ pub(super) enum State {
         close: Close,
         deadline: Instant,
         receipt: Option<String>,
-        version: Version,
     },
     LoggingIn {
         deadline: Instant,
@@ -44,16 +43,4 @@ pub(super) enum State {
     Open {
         version: Version,
     },
-}
-
-impl State {
-    /// The version that was agreed, once it was.
-    pub(super) fn version(&self) -> Option<Version> {
-        match self {
-            State::AwaitConnect { .. } | State::Ended => None,
-            State::Leaving { version, .. } | State::LoggingIn { version, .. } | State::Open { version } => {
-                Some(*version)
-            }
-        }
-    }
 }

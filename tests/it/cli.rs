@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
-use crate::config::Scratch;
+use crate::support::scratch::Scratch;
 
 /// The program with an environment of its own.
 fn relay(arguments: &[&str]) -> Command {

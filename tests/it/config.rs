@@ -2,43 +2,14 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::Path;
 use std::time::Duration;
 
-use stomp_relay::config::{
-    Compatibility, Config, FrameKind, ListenUrl, LogFormat, Overrides, Scheme, render_reference,
-};
+use crate::support::scratch::Scratch;
+use stomp_relay::config::{Config, ListenUrl, LogFormat, Overrides, Scheme, render_reference};
 use stomp_relay::dev_cert::{self, Existing};
-
-/// A directory of its own for one test, removed at the end.
-pub(crate) struct Scratch(PathBuf);
-
-impl Scratch {
-    pub(crate) fn new() -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("stomp-relay-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.path(name);
-        fs::write(&path, text).unwrap();
-        path
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+use stomp_relay::listener::Opcode;
+use stomp_relay::session::config::Compatibility;
 
 type Variables<'a> = &'a [(&'a str, &'a str)];
 
@@ -49,12 +20,12 @@ fn load(path: Option<&Path>, variables: Variables<'_>, flags: &Overrides) -> Res
 
 /// Loads a file of this text; in the report, `DIR/` stands for the scratch directory.
 fn load_text(scratch: &Scratch, text: &str, variables: Variables<'_>) -> Result<Config, String> {
-    let path = scratch.write("relay.toml", &text.replace("DIR/", &format!("{}/", scratch.0.display())));
+    let path = scratch.write("relay.toml", &text.replace("DIR/", &format!("{}/", scratch.folder().display())));
     load(Some(&path), variables, &Overrides::default()).map_err(|report| shorten(scratch, &report))
 }
 
 fn shorten(scratch: &Scratch, report: &str) -> String {
-    let directory = format!("{}/", scratch.0.display());
+    let directory = format!("{}/", scratch.folder().display());
     report.replace(&format!("{directory}relay.toml"), "relay.toml").replace(&directory, "DIR/")
 }
 
@@ -462,7 +433,7 @@ fn environment_values_are_read_as_their_key_wants_them() {
     assert_eq!(config.broker.vhosts["b.example"], "y");
     assert_eq!(config.broker.heartbeat, Duration::from_secs(5));
     assert_eq!(config.stomp.heartbeat_tolerance, 3.0);
-    assert_eq!(config.stomp.compatibility, Compatibility::RabbitMq);
+    assert_eq!(config.stomp.compatibility, Compatibility::Rabbitmq);
     assert_eq!(config.session.prefetch_auto, 7);
     assert_eq!(config.tls.cert_file, None);
     let users = [("STOMP_RELAY_AUTH__LOOPBACK_USERS", "")];
@@ -479,7 +450,7 @@ fn the_defaults_are_a_valid_configuration() {
     assert_eq!(config.broker.frame_bytes_max, 131_072);
     assert_eq!(config.auth.loopback_users, ["guest"]);
     assert_eq!(config.stomp.frame_bytes_max, 4_194_304);
-    assert_eq!(config.websocket.frames, FrameKind::Auto);
+    assert_eq!(config.websocket.frames, Opcode::TextWhenUtf8);
     assert_eq!(config.admin.listen, Some(SocketAddr::from(([127, 0, 0, 1], 15680))));
     assert_eq!(config.log.format, LogFormat::Auto);
     assert!(config.broker.vhosts.is_empty());

@@ -1,7 +1,11 @@
 //! The integration tests, in one binary so that they link once. Each module is one subject.
 
+// Nothing of a test binary is reachable from outside.
+#![allow(unreachable_pub)]
+
 mod cli;
 mod codec;
 mod config;
 mod front;
+mod support;
 mod transcripts;

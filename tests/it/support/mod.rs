@@ -1,3 +1,7 @@
-//! What the integration tests stand on.
+//! What tests share: real parts to talk to, and clients to talk with.
 
 pub mod rabbit;
+pub mod raw_http;
+pub mod relay;
+pub mod scratch;
+pub mod stomp;

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub struct Rabbit {
+pub(crate) struct Rabbit {
     folder: PathBuf,
     amqp_port: u16,
     /// Its standard input keeps the node alive.
@@ -19,7 +19,7 @@ pub struct Rabbit {
 
 impl Rabbit {
     /// The broker that the tests of this process share. Never stopped before the process ends.
-    pub fn shared() -> &'static Rabbit {
+    pub(crate) fn shared() -> &'static Rabbit {
         static SHARED: OnceLock<Rabbit> = OnceLock::new();
         SHARED.get_or_init(|| match std::env::var_os("STOMP_RELAY_TEST_BROKER") {
             Some(folder) => Rabbit::running(PathBuf::from(folder), None),
@@ -28,7 +28,7 @@ impl Rabbit {
     }
 
     /// A node of one's own, for tests that disturb it. Stopped when dropped.
-    pub fn start() -> Rabbit {
+    pub(crate) fn start() -> Rabbit {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/broker-node");
         let mut node = Command::new(script)
             .stdin(Stdio::piped())
@@ -46,12 +46,12 @@ impl Rabbit {
         Rabbit { amqp_port: port.trim().parse().expect("amqp_port holds a number"), folder, node }
     }
 
-    pub fn amqp_port(&self) -> u16 {
+    pub(crate) fn amqp_port(&self) -> u16 {
         self.amqp_port
     }
 
     /// Runs rabbitmqctl and returns what it prints.
-    pub fn ctl(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
         let output = Command::new(self.folder.join("ctl")).arg("-q").args(arguments).output().expect("ctl can be run");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(
@@ -63,13 +63,13 @@ impl Rabbit {
     }
 
     /// A user with the given permissions on one virtual host.
-    pub fn add_user(&self, name: &str, passcode: &str, vhost: &str, [configure, write, read]: [&str; 3]) {
+    pub(crate) fn add_user(&self, name: &str, passcode: &str, vhost: &str, [configure, write, read]: [&str; 3]) {
         self.ctl(&["add_user", name, passcode]);
         self.ctl(&["set_permissions", "-p", vhost, name, configure, write, read]);
     }
 
     /// A plain AMQP connection as guest, to look at things from the other side.
-    pub async fn admin(&self) -> Admin {
+    pub(crate) async fn admin(&self) -> Admin {
         let uri = format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.amqp_port);
         let connection =
             lapin::Connection::connect(&uri, lapin::ConnectionProperties::default()).await.expect("guest may connect");
@@ -87,14 +87,14 @@ impl Drop for Rabbit {
     }
 }
 
-pub struct Admin {
+pub(crate) struct Admin {
     _connection: lapin::Connection,
-    pub channel: lapin::Channel,
+    pub(crate) channel: lapin::Channel,
 }
 
 impl Admin {
     /// Messages ready in a queue, `None` if there is no such queue.
-    pub async fn ready(&self, queue: &str) -> Option<u32> {
+    pub(crate) async fn ready(&self, queue: &str) -> Option<u32> {
         let channel = self._connection.create_channel().await.expect("a channel opens");
         let options = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
         let found = channel.queue_declare(queue.into(), options, Default::default()).await;
@@ -102,12 +102,12 @@ impl Admin {
     }
 
     /// A durable queue for one test.
-    pub async fn queue(&self, name: &str) {
+    pub(crate) async fn queue(&self, name: &str) {
         let options = lapin::options::QueueDeclareOptions { durable: true, ..Default::default() };
         self.channel.queue_declare(name.into(), options, Default::default()).await.expect("the queue is declared");
     }
 
-    pub async fn send(&self, queue: &str, body: &[u8]) {
+    pub(crate) async fn send(&self, queue: &str, body: &[u8]) {
         let publish = self.channel.basic_publish(
             "".into(),
             queue.into(),
@@ -120,7 +120,7 @@ impl Admin {
 }
 
 /// A name that no other test of any process uses.
-pub fn unique(prefix: &str) -> String {
+pub(crate) fn unique(prefix: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").subsec_nanos();
     format!("{prefix}-{}-{}-{nanos}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))

@@ -1,0 +1,123 @@
+//! From the configuration to what the parts want: each owns a small struct of its own and knows nothing of files.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{BrokerUri, Config};
+use crate::broker::{BrokerConfig, Encryption, Node};
+use crate::connection::ConnectionConfig;
+use crate::listener::{ListenerConfig, StaticRoot, WebSocketConfig};
+use crate::session::amqp::ShortText;
+use crate::session::command::Credentials;
+use crate::session::config::{Compatibility, HostHeader, SessionConfig, VirtualHosts};
+use crate::stomp::{Escapes, Limits};
+
+/// For the closing handshake with a client, and for giving its lease back.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Config {
+    pub fn broker_config(&self) -> BrokerConfig {
+        let broker = &self.broker;
+        BrokerConfig {
+            nodes: broker.uris.iter().map(node).collect(),
+            ca: broker.ca_file.clone(),
+            connect_timeout: broker.connect_timeout,
+            heartbeat: broker.heartbeat,
+            // At most 1 MiB by the key's range.
+            frame_bytes_max: u32::try_from(broker.frame_bytes_max).unwrap_or(u32::MAX),
+            channels_per_link_max: broker.channels_per_connection_max,
+            operation_timeout: broker.operation_timeout,
+            recheck: self.auth.recheck,
+            confirm_timeout: self.session.confirm_timeout,
+        }
+    }
+
+    pub fn connection_config(&self) -> ConnectionConfig {
+        let stomp = &self.stomp;
+        let limits = |frame_bytes_max| Limits {
+            frame_bytes_max,
+            header_count_max: stomp.header_count_max,
+            header_line_bytes_max: stomp.header_line_bytes_max,
+        };
+        ConnectionConfig {
+            close_timeout: CLOSE_TIMEOUT,
+            escapes: match stomp.compatibility {
+                Compatibility::Rabbitmq => Escapes::All,
+                Compatibility::Strict => Escapes::ExceptConnect,
+            },
+            limits: limits(stomp.frame_bytes_max),
+            login_limits: limits(stomp.login_frame_bytes_max),
+            session: Arc::new(self.session_config()),
+            write_buffer_bytes_max: self.session.write_buffer_bytes_max,
+            write_timeout: self.session.write_timeout,
+        }
+    }
+
+    pub fn session_config(&self) -> SessionConfig {
+        let (stomp, session) = (&self.stomp, &self.session);
+        let default_credentials = self.auth.default_login.as_ref().zip(self.auth.default_passcode.as_ref());
+        SessionConfig {
+            compatibility: stomp.compatibility,
+            default_credentials: default_credentials
+                .map(|(login, passcode)| Credentials { login: login.clone(), passcode: passcode.expose().to_owned() }),
+            default_nack_requeue: stomp.default_nack_requeue,
+            // Checked by the key's type, which allows no more bytes than an exchange name may have.
+            default_topic_exchange: ShortText::new(&*stomp.default_topic_exchange).unwrap_or_default(),
+            destination_decoding: stomp.destination_decoding,
+            disconnect_timeout: session.disconnect_timeout,
+            durable_queue_naming: stomp.durable_queue_naming,
+            header_types: stomp.header_types,
+            heartbeat_min: stomp.heartbeat_min,
+            heartbeat_tolerance: stomp.heartbeat_tolerance,
+            // At most 1000 by the key's range.
+            login_attempts_max: u32::try_from(self.auth.attempts_max).unwrap_or(u32::MAX),
+            login_timeout: session.login_timeout,
+            loopback_users: self.auth.loopback_users.clone(),
+            ping_interval: self.websocket.ping_interval,
+            pong_timeout: self.websocket.pong_timeout,
+            prefetch_auto: session.prefetch_auto,
+            prefetch_client: session.prefetch_client,
+            server_header: stomp.server_header.then(|| concat!("stomp-relay/", env!("CARGO_PKG_VERSION")).to_owned()),
+            subscriptions_max: session.subscriptions_max,
+            transaction_bytes_max: session.transaction_bytes_max,
+            transaction_frames_max: session.transaction_frames_max,
+            transactions_max: session.transactions_max,
+            unconfirmed_bytes_max: session.unconfirmed_bytes_max,
+            unconfirmed_messages_max: session.unconfirmed_messages_max,
+            virtual_hosts: VirtualHosts {
+                default: self.broker.vhost.clone(),
+                host_header: match self.broker.ignore_host {
+                    true => HostHeader::Ignored,
+                    false => HostHeader::Named(self.broker.vhosts.clone().into_iter().collect()),
+                },
+            },
+        }
+    }
+
+    /// What all listeners share; the path and TLS are each one's own.
+    pub fn listener_config(
+        &self,
+        path: &str,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        root: Option<StaticRoot>,
+    ) -> ListenerConfig {
+        ListenerConfig {
+            path: path.to_owned(),
+            tls,
+            tls_handshake_timeout: self.tls.handshake_timeout,
+            head_timeout: self.http.head_timeout,
+            head_bytes_max: self.http.head_bytes_max,
+            root,
+            content_security_policy: self.http.content_security_policy.clone(),
+            websocket: WebSocketConfig {
+                message_bytes_max: self.stomp.login_frame_bytes_max,
+                opcode: self.websocket.frames,
+            },
+        }
+    }
+}
+
+fn node(uri: &BrokerUri) -> Node {
+    let encryption = if uri.tls { Encryption::Tls } else { Encryption::Plain };
+    Node { host: uri.host.clone(), port: uri.port, encryption }
+}

@@ -1,0 +1,359 @@
+//! One client: the place where WebSocket, decoder, session and the broker lease meet, owned by one task, by value.
+//!
+//! Each turn: hand frames to the session while it wants them, carry out what it says, then wait for exactly one thing. No
+//! decision about STOMP is made here; this file knows only when to ask.
+//!
+//! Back-pressure needs no code of its own: when the session wants no frames, the socket is read up to a small bound and then
+//! left alone; when the socket does not take what is queued, deliveries stay at the broker.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::rand;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::{Bytes, BytesMut};
+use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::broker::{Broker, Channel, ClientLabel};
+use crate::listener::{DriveError, Event, Incoming, Opened, Read, ReceiveError, WebSocket, Write};
+use crate::session::config::SessionConfig;
+use crate::session::event::{BrokerEvent, BrokerInfo, LoginFailure};
+use crate::session::io::{Input, Output};
+use crate::session::refusal::{Close, CloseCode};
+use crate::session::{Session, SessionSeed};
+use crate::stomp::{Decoder, Escapes, Frame, Item, Limits, encode};
+
+/// Bytes read ahead while the session wants no frames, so that pings are answered and a closed socket is noticed.
+const READ_AHEAD_MAX: usize = 64 * 1024;
+
+/// Frames handled before the socket is written and everything else is looked at again.
+const FRAMES_PER_TURN: usize = 64;
+
+/// Capacity that the buffer of an idle client keeps.
+const KEPT_CAPACITY: usize = 8 * 1024;
+
+/// What every client of a relay shares.
+#[derive(Debug)]
+pub struct ConnectionConfig {
+    /// For the closing handshake and for giving back the lease.
+    pub close_timeout: Duration,
+    pub escapes: Escapes,
+    pub limits: Limits,
+    /// Until CONNECTED.
+    pub login_limits: Limits,
+    pub session: Arc<SessionConfig>,
+    /// Bytes waiting for a client's socket above which nothing more is taken from the broker or the client.
+    pub write_buffer_bytes_max: usize,
+    /// Time without a byte taken by a client's socket, while some wait, after which it counts as stalled.
+    pub write_timeout: Duration,
+}
+
+type LoginFuture = Pin<Box<dyn Future<Output = Result<(Channel, BrokerInfo), LoginFailure>> + Send>>;
+
+struct Connection<'a> {
+    broker: &'a Broker,
+    buffer: BytesMut,
+    config: &'a ConnectionConfig,
+    decoder: Decoder,
+    label: ClientLabel,
+    lease: Option<Channel>,
+    login: Option<LoginFuture>,
+    /// The buffer may hold another complete frame.
+    more: bool,
+    /// The client sends nothing more; what it sent before is still handled.
+    peer_gone: bool,
+    session: Session,
+    socket: WebSocket,
+    stall: Stall,
+}
+
+/// What a turn waited for.
+#[expect(clippy::large_enum_variant, reason = "made and matched once per turn, never kept")]
+enum Turn {
+    Again,
+    Broker(BrokerEvent),
+    Deadline,
+    Drain,
+    Login(Result<(Channel, BrokerInfo), LoginFailure>),
+    Socket(Result<Event, DriveError>),
+}
+
+/// Serves one client to its end.
+pub async fn run(
+    socket: WebSocket,
+    opened: Opened,
+    broker: &Broker,
+    config: &ConnectionConfig,
+    drain: &CancellationToken,
+) {
+    let started = Instant::now();
+    let session = Session::new(config.session.clone(), seed(), opened.peer.ip(), started);
+    let id = session.id().to_owned();
+    info!(session = id, peer = %opened.peer, origin = opened.origin.as_deref().unwrap_or(""), "session opened");
+    let mut connection = Connection {
+        broker,
+        buffer: BytesMut::new(),
+        config,
+        decoder: Decoder::new(config.login_limits, config.escapes),
+        label: ClientLabel(opened.peer.to_string()),
+        lease: None,
+        login: None,
+        more: false,
+        peer_gone: false,
+        session,
+        socket,
+        stall: Stall::new(),
+    };
+    let close = connection.serve(drain).await;
+    let stats = connection.session.stats();
+    info!(
+        session = id,
+        peer = %opened.peer,
+        user = connection.session.login(),
+        vhost = connection.session.virtual_host(),
+        version = connection.session.version().map_or("", |version| version.as_str()),
+        code = close.code as u16,
+        reason = %close.reason,
+        seconds = started.elapsed().as_secs(),
+        frames_received = stats.frames_received,
+        frames_sent = stats.frames_sent,
+        messages_published = stats.messages_published,
+        messages_delivered = stats.messages_delivered,
+        "session closed"
+    );
+    connection.close(close).await;
+}
+
+impl Connection<'_> {
+    /// Turns until the session has ended; how it ended is the answer.
+    async fn serve(&mut self, drain: &CancellationToken) -> Close {
+        let mut drained = false;
+        let sleep = tokio::time::sleep_until(tokio::time::Instant::now());
+        tokio::pin!(sleep);
+        loop {
+            if let Some(close) = self.handle_frames() {
+                return close;
+            }
+            let now = Instant::now();
+            self.stall.observe(now, self.socket.queued_bytes(), self.socket.written_bytes());
+            let turn = self.wait(&mut sleep, drain, drained).await;
+            drained |= matches!(turn, Turn::Drain);
+            if let Some(close) = self.handle_turn(turn) {
+                return close;
+            }
+        }
+    }
+
+    /// Waits for exactly one thing. Every branch is cancel-safe: what it did so far lives in the struct it borrows.
+    async fn wait(&mut self, sleep: &mut Pin<&mut Sleep>, drain: &CancellationToken, drained: bool) -> Turn {
+        let deadline = [self.session.poll_timeout(), self.stall.deadline(self.config.write_timeout)];
+        if let Some(deadline) = deadline.into_iter().flatten().min() {
+            let deadline = tokio::time::Instant::from_std(deadline);
+            if sleep.deadline() != deadline {
+                sleep.as_mut().reset(deadline);
+            }
+        }
+        let room = self.socket.queued_bytes() < self.config.write_buffer_bytes_max;
+        let read = self.read_now(room);
+        let listens = room && self.lease.is_some();
+        tokio::select! {
+            () = drain.cancelled(), if !drained => Turn::Drain,
+            () = sleep.as_mut() => Turn::Deadline,
+            result = async { self.login.as_mut().expect("checked by the branch's condition").await },
+                if self.login.is_some() => Turn::Login(result),
+            event = self.socket.drive(read, Write::Yes) => Turn::Socket(event),
+            event = async { self.lease.as_mut().expect("checked by the branch's condition").next_event().await },
+                if listens => Turn::Broker(event),
+            () = std::future::ready(()), if self.more && room => Turn::Again,
+        }
+    }
+
+    /// A frame that is not complete is always read on, whatever its size: its limit is the decoder's.
+    fn read_now(&self, room: bool) -> Read {
+        let wanted = (self.session.wants_frames() && !self.more) || self.buffer.len() < READ_AHEAD_MAX;
+        if room && wanted && !self.peer_gone { Read::Yes } else { Read::No }
+    }
+
+    fn handle_turn(&mut self, turn: Turn) -> Option<Close> {
+        let now = Instant::now();
+        match turn {
+            Turn::Again => None,
+            Turn::Broker(event) => self.input(now, Input::Broker(event)),
+            Turn::Deadline if self.stall.is_over(now, self.config.write_timeout) => {
+                self.input(now, Input::WriteStalled)
+            }
+            Turn::Deadline => self.input(now, Input::Timeout),
+            Turn::Drain => self.input(now, Input::Drain),
+            Turn::Login(result) => {
+                self.login = None;
+                let result = result.map(|(lease, info)| {
+                    self.lease = Some(lease);
+                    info
+                });
+                if let Err(failure) = &result {
+                    debug!(session = self.session.id(), ?failure, "login failed");
+                }
+                self.input(now, Input::Login(result))
+            }
+            Turn::Socket(Ok(Event::Flushed)) => self.input(now, Input::Flushed),
+            Turn::Socket(Ok(Event::Incoming(incoming))) => self.handle_incoming(now, incoming),
+            Turn::Socket(Err(error)) => self.handle_socket_error(now, error),
+        }
+    }
+
+    fn handle_incoming(&mut self, now: Instant, incoming: Incoming) -> Option<Close> {
+        match incoming {
+            Incoming::Activity => self.input(now, Input::Received),
+            Incoming::Closed { .. } => {
+                self.peer_gone = true;
+                None
+            }
+            Incoming::Data(bytes) => {
+                self.keep(bytes);
+                self.input(now, Input::Received)
+            }
+        }
+    }
+
+    fn handle_socket_error(&mut self, now: Instant, error: DriveError) -> Option<Close> {
+        let close = match &error {
+            DriveError::Receive(ReceiveError::NotUtf8) => CloseCode::InvalidFrame,
+            DriveError::Receive(ReceiveError::Protocol(_)) => CloseCode::ProtocolError,
+            DriveError::Receive(ReceiveError::TooBig { .. }) => CloseCode::TooBig,
+            DriveError::Receive(ReceiveError::Io(_)) | DriveError::Send(_) => {
+                self.peer_gone = true;
+                debug!(session = self.session.id(), %error, "connection lost");
+                return None;
+            }
+        };
+        self.input(now, Input::Unreadable { close, reason: error.to_string() })
+    }
+
+    fn keep(&mut self, bytes: Bytes) {
+        if self.buffer.is_empty() && self.buffer.capacity() > KEPT_CAPACITY {
+            self.buffer = BytesMut::new();
+        }
+        self.buffer.extend_from_slice(&bytes);
+    }
+
+    /// Hands over what can be decoded, as long as the session wants it and the client reads its answers.
+    fn handle_frames(&mut self) -> Option<Close> {
+        let now = Instant::now();
+        let mut handled = 0;
+        self.more = false;
+        while self.session.wants_frames() && self.has_room() {
+            match self.decoder.decode(&mut self.buffer) {
+                Ok(None) => {
+                    return if self.peer_gone { self.input(now, Input::TransportClosed) } else { None };
+                }
+                Ok(Some(Item::Heartbeat)) => {}
+                Ok(Some(Item::Frame(frame))) => {
+                    handled += 1;
+                    if let Some(close) = self.input(now, Input::Frame(frame)) {
+                        return Some(close);
+                    }
+                }
+                Err(error) => return self.input(now, Input::Malformed(error)),
+            }
+            if handled >= FRAMES_PER_TURN {
+                self.more = true;
+                break;
+            }
+        }
+        // A login under way has nobody left to log in.
+        if self.peer_gone && self.login.is_some() { self.input(now, Input::TransportClosed) } else { None }
+    }
+
+    fn has_room(&self) -> bool {
+        self.socket.queued_bytes() < self.config.write_buffer_bytes_max
+    }
+
+    fn input(&mut self, now: Instant, input: Input) -> Option<Close> {
+        self.session.handle_input(now, input);
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                Output::Close(close) => return Some(close),
+                Output::Command(command) => {
+                    if let Some(lease) = &mut self.lease {
+                        lease.execute(command);
+                    }
+                }
+                Output::Frame(frame) => self.send(&frame),
+                Output::Heartbeat => self.socket.queue(Bytes::from_static(b"\n")),
+                Output::LoggedIn => {
+                    self.decoder.set_limits(self.config.limits);
+                    self.socket.set_message_bytes_max(self.config.limits.frame_bytes_max);
+                }
+                Output::Login { credentials, virtual_host } => {
+                    let (broker, label) = (self.broker.clone(), self.label.clone());
+                    self.login = Some(Box::pin(async move { broker.login(&virtual_host, &credentials, &label).await }));
+                }
+                Output::Ping => self.socket.queue_ping(),
+            }
+        }
+        None
+    }
+
+    fn send(&mut self, frame: &Frame) {
+        let mut bytes = BytesMut::new();
+        encode(frame, &mut bytes);
+        self.socket.queue(bytes.freeze());
+    }
+
+    /// The client learns why, and at the same time the broker gets back what was not settled.
+    async fn close(self, close: Close) {
+        let farewell = self.socket.close(close.code as u16, &close.reason, self.config.close_timeout);
+        match self.lease {
+            Some(lease) => {
+                tokio::join!(farewell, lease.close());
+            }
+            None => farewell.await,
+        }
+    }
+}
+
+/// Notices a client that does not read: bytes wait, and none has been taken for a while.
+struct Stall {
+    since: Option<Instant>,
+    written: u64,
+}
+
+impl Stall {
+    fn new() -> Stall {
+        Stall { since: None, written: 0 }
+    }
+
+    fn observe(&mut self, now: Instant, queued: usize, written: u64) {
+        if queued == 0 {
+            self.since = None;
+        } else if self.since.is_none() || written != self.written {
+            self.since = Some(now);
+        }
+        self.written = written;
+    }
+
+    fn deadline(&self, timeout: Duration) -> Option<Instant> {
+        Some(self.since? + timeout)
+    }
+
+    fn is_over(&self, now: Instant, timeout: Duration) -> bool {
+        self.deadline(timeout).is_some_and(|deadline| now >= deadline)
+    }
+}
+
+/// A session's id and the seed of its queue names, drawn from the system's secure random source.
+fn seed() -> SessionSeed {
+    SessionSeed { id: format!("session-{}", URL_SAFE_NO_PAD.encode(random())), queue_names: random() }
+}
+
+fn random() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    // Fails only if the system has no random source at all; then nothing here may go on.
+    rand::fill(&mut bytes).expect("the system's random source works");
+    bytes
+}

@@ -1,0 +1,219 @@
+//! A STOMP client for tests: says exactly what it is told to, and reads frames one at a time with a deadline.
+//! Strict in what it reads: every WebSocket message must be one whole frame or one heart-beat.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::{SinkExt, StreamExt};
+use stomp_relay::stomp::{Decoder, Escapes, Frame, Item, Limits};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+/// Longest wait for something that must come.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long a test looks before it believes that nothing comes.
+pub const QUIET: Duration = Duration::from_millis(300);
+
+trait Socket: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
+impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Socket for S {}
+
+pub struct Client {
+    /// Frames that `expect` passed over are errors, so nothing is kept here but the socket.
+    socket: WebSocketStream<Box<dyn Socket>>,
+}
+
+/// What came from the relay.
+#[derive(Debug)]
+pub enum Received {
+    Close(u16, String),
+    Frame(Frame),
+    Heartbeat,
+}
+
+impl Client {
+    /// Opens a WebSocket in the clear.
+    pub async fn open(url: &str) -> Client {
+        let stream = TcpStream::connect(address(url)).await.expect("the relay listens");
+        Client::upgrade(url, Box::new(stream)).await
+    }
+
+    /// Opens a WebSocket over TLS, trusting the authority in the PEM file `ca`.
+    pub async fn open_tls(url: &str, ca: &Path) -> Client {
+        use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(ca).expect("the CA file can be read") {
+            roots.add(certificate.expect("the CA file is PEM")).expect("the CA is a certificate");
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider knows TLS 1.2 and 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = TcpStream::connect(address(url)).await.expect("the relay listens");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let stream = connector.connect(name, stream).await.expect("the handshake succeeds");
+        Client::upgrade(url, Box::new(stream)).await
+    }
+
+    async fn upgrade(url: &str, stream: Box<dyn Socket>) -> Client {
+        let mut request = url.into_client_request().expect("a URL");
+        let protocols = "v12.stomp, v11.stomp, v10.stomp".parse().expect("a header value");
+        request.headers_mut().insert("Sec-WebSocket-Protocol", protocols);
+        let (socket, response) = client_async(request, stream).await.expect("the upgrade succeeds");
+        assert_eq!(response.headers()["sec-websocket-protocol"], "v12.stomp");
+        Client { socket }
+    }
+
+    /// Sends a frame given as text; the NUL is added. `\n\n` ends the headers, as in STOMP.
+    pub async fn send(&mut self, frame: &str) {
+        let mut bytes = frame.as_bytes().to_vec();
+        bytes.push(0);
+        self.send_bytes(&bytes).await;
+    }
+
+    /// One binary message with exactly these bytes.
+    pub async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.send_message(Message::Binary(bytes.to_vec().into())).await;
+    }
+
+    pub async fn send_message(&mut self, message: Message) {
+        tokio::time::timeout(DEADLINE, self.socket.send(message)).await.expect("written in time").expect("written");
+    }
+
+    /// The next thing, whatever it is.
+    ///
+    /// # Panics
+    /// Nothing came within [`DEADLINE`].
+    pub async fn receive(&mut self) -> Received {
+        tokio::time::timeout(DEADLINE, self.next()).await.expect("something comes within the deadline")
+    }
+
+    async fn next(&mut self) -> Received {
+        loop {
+            let bytes = match self.socket.next().await {
+                None => return Received::Close(1006, "end of stream".to_owned()),
+                Some(Err(error)) => return Received::Close(1006, error.to_string()),
+                Some(Ok(Message::Text(text))) => {
+                    std::str::from_utf8(text.as_bytes()).expect("text messages are UTF-8");
+                    bytes::Bytes::from(text)
+                }
+                Some(Ok(Message::Binary(bytes))) => {
+                    assert!(std::str::from_utf8(&bytes).is_err(), "what is UTF-8 goes as text");
+                    bytes
+                }
+                Some(Ok(Message::Close(frame))) => {
+                    let frame = frame.map(|frame| (frame.code, frame.reason.to_string()));
+                    let (code, reason) = frame.unwrap_or((CloseCode::Status, String::new()));
+                    return Received::Close(code.into(), reason);
+                }
+                Some(Ok(_)) => continue,
+            };
+            return decode(&bytes);
+        }
+    }
+
+    /// The next frame, heart-beats passed over.
+    pub async fn frame(&mut self) -> Frame {
+        loop {
+            match self.receive().await {
+                Received::Close(code, reason) => panic!("closed with {code} {reason} instead of a frame"),
+                Received::Frame(frame) => return frame,
+                Received::Heartbeat => {}
+            }
+        }
+    }
+
+    /// The next frame, which must have this command.
+    pub async fn expect(&mut self, command: &str) -> Frame {
+        let frame = self.frame().await;
+        let body = String::from_utf8_lossy(&frame.body);
+        assert_eq!(frame.command.as_str(), command, "got {:?} {body}", frame.headers);
+        frame
+    }
+
+    /// The next frame, which must be this RECEIPT.
+    pub async fn receipt(&mut self, id: &str) {
+        assert_eq!(self.expect("RECEIPT").await.header("receipt-id"), Some(id));
+    }
+
+    /// The next frame, which must be a MESSAGE with this body.
+    pub async fn message(&mut self, body: &str) -> Frame {
+        let frame = self.expect("MESSAGE").await;
+        assert_eq!(String::from_utf8_lossy(&frame.body), body, "{:?}", frame.headers);
+        frame
+    }
+
+    /// The next frame, which must be an ERROR with this message.
+    pub async fn error(&mut self, message: &str) -> Frame {
+        let frame = self.expect("ERROR").await;
+        assert_eq!(frame.header("message"), Some(message), "{}", String::from_utf8_lossy(&frame.body));
+        frame
+    }
+
+    /// The close frame, which must be next; its code and reason.
+    pub async fn closed(&mut self) -> (u16, String) {
+        loop {
+            match self.receive().await {
+                Received::Close(code, reason) => return (code, reason),
+                Received::Frame(frame) => panic!("{} instead of the close", frame.command.as_str()),
+                Received::Heartbeat => {}
+            }
+        }
+    }
+
+    /// Nothing but heart-beats comes for [`QUIET`].
+    pub async fn quiet(&mut self) {
+        let end = tokio::time::Instant::now() + QUIET;
+        while let Ok(received) = tokio::time::timeout_at(end, self.next()).await {
+            assert!(matches!(received, Received::Heartbeat), "nothing should come, but {received:?}");
+        }
+    }
+
+    /// Subscribes and waits for the receipt.
+    pub async fn subscribe(&mut self, headers: &str) {
+        self.send(&format!("SUBSCRIBE\n{headers}\nreceipt:subscribed\n\n")).await;
+        self.receipt("subscribed").await;
+    }
+
+    /// DISCONNECT with a receipt, to the end.
+    pub async fn disconnect(mut self) {
+        self.send("DISCONNECT\nreceipt:bye\n\n").await;
+        self.receipt("bye").await;
+        assert_eq!(self.closed().await.0, 1000);
+    }
+}
+
+fn decode(bytes: &[u8]) -> Received {
+    let mut decoder = Decoder::new(Limits { frame_bytes_max: usize::MAX, ..Limits::default() }, Escapes::All);
+    let mut buffer = BytesMut::from(bytes);
+    let received = match decoder.decode(&mut buffer).expect("the relay writes STOMP") {
+        None => panic!("a message without a whole frame: {bytes:?}"),
+        Some(Item::Heartbeat) => Received::Heartbeat,
+        // Server frames other than SEND have a body by content-length; the decoder reads that for SEND alone.
+        Some(Item::Frame(frame)) => Received::Frame(with_body(frame, bytes)),
+    };
+    received
+}
+
+/// MESSAGE and ERROR bodies may hold NULs: the body is what stands between the empty line and the last NUL.
+fn with_body(mut frame: Frame, bytes: &[u8]) -> Frame {
+    let start = bytes.windows(2).position(|pair| pair == b"\n\n").expect("an empty line") + 2;
+    let body = bytes[start..].strip_suffix(b"\0\n").expect("a frame ends with NUL and line feed");
+    assert_eq!(frame.header("content-length").map_or(0, |length| length.parse().expect("a number")), body.len());
+    frame.body = bytes::Bytes::copy_from_slice(body);
+    frame
+}
+
+/// `host:port` of a URL.
+fn address(url: &str) -> String {
+    let rest = url.split("://").nth(1).expect("a URL");
+    rest.split('/').next().expect("a host").to_owned()
+}
