@@ -3,9 +3,11 @@
 // Nothing of a test binary is reachable from outside.
 #![allow(unreachable_pub)]
 
+mod broker;
 mod cli;
 mod codec;
 mod config;
+mod destinations;
 mod front;
 mod support;
 mod transcripts;
