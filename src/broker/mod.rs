@@ -8,7 +8,7 @@
 //! channel      one session's lease: consume + publish, settle, subscribe (the operations), release (the end)
 //! pool         identities and their links; logins, re-checks
 //! link         one AMQP connection: state, places for channels; connect makes it
-//! stream       TCP/TLS under lapin, read through the guard; wire is what the guard saw
+//! stream       TCP/TLS under lapin, read and written through guards; wire is what the inbound guard saw
 //! ```
 //!
 //! Running sessions are not moved to another link when theirs is lost: they get `Failed { LinkLost }`.
@@ -23,6 +23,7 @@ mod fault;
 mod frame;
 mod guard;
 mod link;
+mod outbound;
 mod pool;
 mod publish;
 mod release;

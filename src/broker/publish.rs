@@ -56,6 +56,8 @@ struct Unconfirmed {
 pub(super) struct PublishSide {
     channel: Option<Leased>,
     entry: Arc<Entry>,
+    /// The publish whose writing failed.
+    failed: Option<Meta>,
     opening: Option<Opening>,
     queue: VecDeque<Publish>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -70,6 +72,7 @@ impl PublishSide {
         PublishSide {
             channel: None,
             entry,
+            failed: None,
             opening: None,
             queue: VecDeque::new(),
             timer: None,
@@ -98,8 +101,8 @@ impl PublishSide {
         PublishRemains {
             channel: self.channel.take(),
             opening: self.opening.take(),
-            _writing: self.writing.take().map(|writing| writing.work),
-            _confirms: self.unconfirmed.drain(..).map(|unconfirmed| unconfirmed.confirm).collect(),
+            writing: self.writing.take().map(|writing| writing.work),
+            confirms: self.unconfirmed.drain(..).map(|unconfirmed| unconfirmed.confirm).collect(),
         }
     }
 
@@ -168,10 +171,15 @@ impl PublishSide {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Progress, Failure> {
         if let Some(writing) = &mut self.writing {
             let Poll::Ready(result) = writing.work.poll_unpin(cx) else { return Ok(Progress::None) };
-            let Some(channel) = &self.channel else { return Ok(Progress::None) };
-            let confirm = result.map_err(|error| channel.link.failure(Fault::Lapin(error), channel.refusal()))?;
-            if let Some(Writing { meta, .. }) = self.writing.take() {
-                self.unconfirmed.push_back(Unconfirmed { meta, confirm });
+            let (Some(channel), Some(Writing { meta, .. })) = (&self.channel, self.writing.take()) else {
+                return Ok(Progress::None);
+            };
+            match result {
+                Ok(confirm) => self.unconfirmed.push_back(Unconfirmed { meta, confirm }),
+                Err(error) => {
+                    self.failed = Some(meta);
+                    return Err(channel.link.failure(Fault::Lapin(error), channel.refusal()));
+                }
             }
             return Ok(Progress::Some);
         }
@@ -269,7 +277,7 @@ impl PublishSide {
         struct Candidate<'a>(&'a ShortText, &'a ShortText, PublishToken);
         let named = |name: &ShortText| !name.is_empty() && text.contains(&format!("'{name}'"));
         let written = self.unconfirmed.iter().map(|unconfirmed| &unconfirmed.meta);
-        let metas = written.chain(self.writing.iter().map(|writing| &writing.meta));
+        let metas = written.chain(self.writing.iter().map(|writing| &writing.meta)).chain(&self.failed);
         let mut candidates =
             metas.map(|meta| Candidate(&meta.exchange, &meta.routing_key, meta.token)).collect::<Vec<_>>();
         if candidates.is_empty() {

