@@ -62,6 +62,7 @@ struct Connection<'a> {
     decoder: Decoder,
     label: ClientLabel,
     lease: Option<Channel>,
+    /// A login, or the way to another lease after an outage.
     login: Option<LoginFuture>,
     /// The buffer may hold another complete frame.
     more: bool,
@@ -191,14 +192,16 @@ impl Connection<'_> {
             Turn::Drain => self.input(now, Input::Drain),
             Turn::Login(result) => {
                 self.login = None;
+                if let Err(failure) = &result {
+                    debug!(session = self.session.id(), ?failure, "no lease");
+                }
+                // A session that has a lease was logged in before.
+                let resumed = self.lease.is_some();
                 let result = result.map(|(lease, info)| {
                     self.lease = Some(lease);
                     info
                 });
-                if let Err(failure) = &result {
-                    debug!(session = self.session.id(), ?failure, "login failed");
-                }
-                self.input(now, Input::Login(result))
+                self.input(now, if resumed { Input::Resumed(result) } else { Input::Login(result) })
             }
             Turn::Socket(Ok(Event::Flushed)) => self.input(now, Input::Flushed),
             Turn::Socket(Ok(Event::Incoming(incoming))) => self.handle_incoming(now, incoming),
@@ -265,8 +268,12 @@ impl Connection<'_> {
                 break;
             }
         }
-        // A login under way has nobody left to log in.
-        if self.peer_gone && self.login.is_some() { self.input(now, Input::TransportClosed) } else { None }
+        // A login under way has nobody left to log in. A session that waits for its broker may still have something to say.
+        if self.peer_gone && self.login.is_some() && self.lease.is_none() {
+            self.input(now, Input::TransportClosed)
+        } else {
+            None
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -294,6 +301,9 @@ impl Connection<'_> {
                     self.login = Some(Box::pin(async move { broker.login(&virtual_host, &credentials, &label).await }));
                 }
                 Output::Ping => self.socket.queue_ping(),
+                Output::Resume { attempt } => {
+                    self.login = self.lease.as_ref().map(|lease| -> LoginFuture { Box::pin(lease.renewal(attempt)) });
+                }
             }
         }
         None

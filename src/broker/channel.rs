@@ -9,7 +9,7 @@ use super::pool::Entry;
 use super::publish::PublishSide;
 use super::release::Remains;
 use crate::session::command::BrokerCommand;
-use crate::session::event::{BrokerEvent, Concern, Failure};
+use crate::session::event::{BrokerEvent, BrokerInfo, Concern, Failure, LoginFailure};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::collections::VecDeque;
@@ -32,8 +32,8 @@ pub struct Channel {
 
 enum Phase {
     Open,
-    /// `Close` was given; what was given before is being finished, at most until the timer.
-    Finishing(Pin<Box<Sleep>>),
+    /// `Close` was given; what was given before is being finished, at most until the timer that the next poll starts.
+    Finishing(Option<Pin<Box<Sleep>>>),
     Releasing(BoxFuture<'static, Result<(), Failure>>),
     /// Closed or failed: no event follows.
     Ended,
@@ -72,11 +72,17 @@ impl Channel {
             }
             BrokerCommand::Settle { tag, outcome } => self.consume.settle(tag, outcome),
             BrokerCommand::Publish(publish) => self.publish.push(publish),
-            BrokerCommand::Close => {
-                let limit = self.confirm_timeout + self.operation_timeout;
-                self.phase = Phase::Finishing(Box::pin(tokio::time::sleep(limit)));
-            }
+            BrokerCommand::Close => self.phase = Phase::Finishing(None),
         }
+    }
+
+    /// Another lease for the same identity, after a pause that grows with the attempt. The work of a future that does not
+    /// borrow this lease, which may be lost.
+    pub fn renewal(
+        &self,
+        attempt: u32,
+    ) -> impl Future<Output = Result<(Channel, BrokerInfo), LoginFailure>> + Send + 'static {
+        self.consume.entry().renew(attempt)
     }
 
     /// Publishes that are not yet written to the broker's socket: the caller's back-pressure.
@@ -136,6 +142,8 @@ impl Channel {
                 self.phase = Phase::Releasing(Box::pin(self.remains().release()));
                 return self.poll_event(cx);
             }
+            let limit = self.confirm_timeout + self.operation_timeout;
+            let deadline = deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
             if deadline.poll_unpin(cx).is_ready() {
                 self.fail((Failure::TimedOut { step: "close" }, Concern::Session));
             }

@@ -35,6 +35,8 @@ pub struct BrokerConfig {
     pub ca: Option<PathBuf>,
     /// TCP, TLS and the AMQP handshake together, per node.
     pub connect_timeout: Duration,
+    /// How long a login waits while no node can be reached.
+    pub login_wait: Duration,
     /// AMQP heartbeat interval, whole seconds; 0 takes the broker's.
     pub heartbeat: Duration,
     /// Largest AMQP frame; lapin keeps 64 of them in buffers per link.
@@ -55,7 +57,8 @@ impl Default for BrokerConfig {
             nodes: vec![Node { host: "localhost".into(), port: 5672, encryption: Encryption::Plain }],
             ca: None,
             connect_timeout: Duration::from_secs(5),
-            heartbeat: Duration::from_secs(20),
+            login_wait: Duration::from_secs(5),
+            heartbeat: Duration::from_secs(10),
             frame_bytes_max: 131_072,
             channels_per_link_max: 64,
             operation_timeout: Duration::from_secs(10),

@@ -4,6 +4,7 @@
 //! share one deadline, and a peer that falls silent within the AMQP handshake is cut off, so that the thread ends.
 
 use super::config::{BrokerConfig, Node};
+use super::fault::reason;
 use super::runtime;
 use super::stream::{GuardedStream, KillSwitch, Transport};
 use super::wire::{Phase, Wire};
@@ -94,7 +95,7 @@ async fn connect_to(target: &Target<'_>, node: &Node) -> Result<Connected, Login
         Ok(Ok(connection)) => Ok(Connected { connection, node: name, switch, wire }),
         Ok(Err(error)) => {
             switch.cut();
-            Err(login_failure(&error, wire.phase()).unwrap_or_else(|| unavailable(error.to_string())))
+            Err(login_failure(&error, wire.phase()).unwrap_or_else(|| unavailable(reason(&error))))
         }
         Err(_) => {
             switch.cut();

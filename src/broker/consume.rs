@@ -12,11 +12,11 @@ use super::pool::Entry;
 use super::publish::reserve_failure;
 use super::release::ConsumeRemains;
 use super::settle::{Coverage, Ledger, Order};
-use super::subscribe::{Operator, Subscribed};
+use super::subscribe::{Operator, QueueFate, Subscribed};
 use super::watch::LinkWatch;
 use crate::session::amqp::{QueueDeclaration, ShortText};
 use crate::session::command::{AfterUnsubscribe, DeclareToken, DeliveryTag, Settlement, Subscribe, SubscriptionKey};
-use crate::session::event::{BrokerEvent, Concern, Delivery, Failure};
+use crate::session::event::{BrokerEvent, Concern, Delivery, Failure, Message};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
@@ -92,6 +92,10 @@ impl ConsumeSide {
             settling: FuturesUnordered::new(),
             watch: None,
         }
+    }
+
+    pub(super) fn entry(&self) -> Arc<Entry> {
+        self.entry.clone()
     }
 
     pub(super) fn push(&mut self, command: ConsumeCommand) {
@@ -296,7 +300,10 @@ impl ConsumeSide {
                 }
                 // The stream is over and must not be polled again.
                 None if channel.raw.status().connected() => {
-                    self.consumers.swap_remove(at);
+                    let Subscribed { queue, fate, .. } = self.consumers.swap_remove(at).subscribed;
+                    if fate == QueueFate::Vanishes {
+                        channel.link.exclusive.release(&queue, self.lease);
+                    }
                     return Poll::Ready(Ok(BrokerEvent::SubscriptionCancelled { key }));
                 }
                 None => {
@@ -332,12 +339,14 @@ async fn send(raw: &lapin::Channel, order: Order) -> lapin::Result<()> {
 
 fn convert(key: SubscriptionKey, delivery: lapin::message::Delivery) -> Delivery {
     Delivery {
-        body: Bytes::from(delivery.data),
-        exchange: short_text(&delivery.exchange),
         key,
-        properties: from_lapin(&delivery.properties),
         redelivered: delivery.redelivered,
-        routing_key: short_text(&delivery.routing_key),
-        tag: DeliveryTag(delivery.delivery_tag),
+        tag: Some(DeliveryTag(delivery.delivery_tag)),
+        message: Arc::new(Message {
+            exchange: short_text(&delivery.exchange),
+            properties: from_lapin(&delivery.properties),
+            routing_key: short_text(&delivery.routing_key),
+            body: Bytes::from(delivery.data),
+        }),
     }
 }

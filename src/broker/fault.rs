@@ -43,7 +43,15 @@ pub(super) fn failure(error: &lapin::Error, refusal: Option<Refusal>) -> Failure
     }
     match refusal {
         Some(refusal) => refused(refusal),
-        None => Failure::LinkLost { reason: error.to_string() },
+        None => Failure::LinkLost { reason: reason(error) },
+    }
+}
+
+/// The broker's own words if it said something, else lapin's.
+pub(super) fn reason(error: &lapin::Error) -> String {
+    match error.kind() {
+        ErrorKind::ProtocolError(amqp) => amqp.get_message().to_string(),
+        _ => error.to_string(),
     }
 }
 

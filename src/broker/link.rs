@@ -6,7 +6,7 @@
 use super::config::{BROKER_CLOSED_CHANNELS_MAX, BrokerConfig, LINK_IDLE};
 use super::connect::Connected;
 use super::exclusive::ExclusiveQueues;
-use super::fault::{Fault, within};
+use super::fault::{Fault, reason, within};
 use super::stream::KillSwitch;
 use super::wire::{Refusal, Wire};
 use crate::session::event::Failure;
@@ -221,7 +221,7 @@ impl Link {
                     Some(Event::ConnectionUnblocked) => self.set_blocked(false),
                     // Channel errors are reported here too.
                     Some(Event::Error(error)) if !self.connection.status().connected() => {
-                        return self.lost(error.to_string());
+                        return self.lost(reason(&error));
                     }
                     Some(_) => {}
                     None => return self.lost("the AMQP connection ended".into()),
@@ -230,7 +230,7 @@ impl Link {
                     let reason = async {
                         loop {
                             match events.next().await {
-                                Some(Event::Error(error)) if !error.is_amqp_soft_error() => return error.to_string(),
+                                Some(Event::Error(error)) if !error.is_amqp_soft_error() => return reason(&error),
                                 Some(_) => {}
                                 None => return "the AMQP connection ended".to_owned(),
                             }

@@ -17,9 +17,14 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 use tokio::sync::Mutex as TaskMutex;
 use tokio::time::Instant;
 use tracing::debug;
+
+/// First and longest pause between attempts to reach a broker.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(3);
 
 /// The handle to all links; cheap to clone.
 #[derive(Clone)]
@@ -94,6 +99,16 @@ struct RoleLinks {
     opening: TaskMutex<Option<(Instant, LoginFailure)>>,
 }
 
+/// The pause before an attempt: doubled each time up to a bound, and anywhere between half of that and all of it, so that
+/// those who lost the same broker do not come back in step.
+fn backoff(attempt: u32) -> Duration {
+    let full = BACKOFF_FIRST.saturating_mul(1 << attempt.min(16)).min(BACKOFF_MAX);
+    let mut random = [0; 2];
+    // Without randomness the pause is merely not spread.
+    let _ = aws_lc_rs::rand::fill(&mut random);
+    full.mul_f64(0.5 + f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX) / 2.0)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -120,25 +135,33 @@ impl Broker {
     }
 
     /// Lets a session in: RabbitMQ checks the credentials and the virtual host, unless it did so for a live link within
-    /// `recheck`. Takes at most the connect timeout per node, twice if others are logging in at the same time.
+    /// `recheck`. While no node can be reached it tries again for `login_wait`; one attempt takes at most the connect timeout
+    /// per node, twice if others are logging in at the same time.
     pub async fn login(
         &self,
         vhost: &str,
         credentials: &Credentials,
         client: &ClientLabel,
     ) -> Result<(Channel, BrokerInfo), LoginFailure> {
-        let entry = self.0.entry(vhost, credentials);
-        let checked = entry.check().await;
-        let version = match checked {
-            Ok(version) => version,
-            Err(failure) => {
-                self.0.forget(vhost, credentials, &entry, &failure);
+        let deadline = Instant::now() + self.0.config.login_wait;
+        let mut attempt = 0;
+        loop {
+            let entry = self.0.entry(vhost, credentials);
+            let failure = match entry.clone().lease().await {
+                Ok(leased) => {
+                    debug!(%client, vhost, login = credentials.login, "logged in at the broker");
+                    return Ok(leased);
+                }
+                Err(failure) => failure,
+            };
+            self.0.forget(vhost, credentials, &entry, &failure);
+            let pause = backoff(attempt);
+            if !matches!(failure, LoginFailure::Unavailable { .. }) || Instant::now() + pause > deadline {
                 return Err(failure);
             }
-        };
-        let lease = LeaseId(self.0.next_lease.fetch_add(1, Ordering::Relaxed));
-        debug!(%client, lease = lease.0, vhost, login = credentials.login, "logged in at the broker");
-        Ok((Channel::new(entry, lease), BrokerInfo { version }))
+            attempt += 1;
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// Whether some node can be reached and speaks AMQP; asks without credentials. The error names each node's reason.
@@ -226,6 +249,19 @@ impl Pool {
 }
 
 impl Entry {
+    /// A lease, after a check of the credentials if one is due.
+    async fn lease(self: Arc<Self>) -> Result<(Channel, BrokerInfo), LoginFailure> {
+        let version = self.check().await?;
+        let lease = LeaseId(self.pool.next_lease.fetch_add(1, Ordering::Relaxed));
+        Ok((Channel::new(self, lease), BrokerInfo { version }))
+    }
+
+    /// Another lease for a session that lost its own.
+    pub(super) async fn renew(self: Arc<Self>, attempt: u32) -> Result<(Channel, BrokerInfo), LoginFailure> {
+        tokio::time::sleep(backoff(attempt)).await;
+        self.lease().await
+    }
+
     pub(super) fn config(&self) -> &Arc<BrokerConfig> {
         &self.pool.config
     }

@@ -12,7 +12,7 @@ use super::pool::Entry;
 use super::release::PublishRemains;
 use super::watch::LinkWatch;
 use crate::session::amqp::ShortText;
-use crate::session::command::{Publish, PublishToken};
+use crate::session::command::{Outgoing, Publish, PublishToken};
 use crate::session::event::{BrokerEvent, Concern, Failure, LoginFailure};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -27,6 +27,9 @@ use tokio::time::{Instant, Sleep};
 
 use super::consume::Ending;
 
+/// The step that a late confirm belongs to.
+const CONFIRM: &str = "publisher confirm";
+
 const ACCESS_REFUSED: u16 = 403;
 const PRECONDITION_FAILED: u16 = 406;
 const NOT_ALLOWED: u16 = 530;
@@ -35,10 +38,7 @@ pub(super) type Opening = BoxFuture<'static, Result<Leased, Failure>>;
 
 /// What is needed of a publish after it was written.
 struct Meta {
-    exchange: ShortText,
-    /// Set for mandatory publishes only: the others never come back.
-    mandatory_id: Option<Option<ShortText>>,
-    routing_key: ShortText,
+    message: Arc<Outgoing>,
     since: Instant,
     token: PublishToken,
 }
@@ -206,20 +206,13 @@ impl PublishSide {
             // The ones before it are answered first; then it is the only candidate.
             return if self.unconfirmed.is_empty() { Err(failure) } else { Ok(Progress::None) };
         }
-        let Some(Publish { body, exchange, mandatory, properties, routing_key, token }) = self.queue.pop_front() else {
-            return Ok(Progress::None);
-        };
-        let meta = Meta {
-            exchange: exchange.clone(),
-            mandatory_id: mandatory.then(|| properties.message_id.clone()),
-            routing_key: routing_key.clone(),
-            since: Instant::now(),
-            token,
-        };
+        let Some(Publish { message, token }) = self.queue.pop_front() else { return Ok(Progress::None) };
+        let meta = Meta { message: message.clone(), since: Instant::now(), token };
         let raw = channel.raw.clone();
         let work = Box::pin(async move {
-            let options = BasicPublishOptions { mandatory, immediate: false };
-            raw.basic_publish(short(&exchange), short(&routing_key), options, &body, to_lapin(&properties)).await
+            let Outgoing { body, exchange, mandatory, properties, routing_key } = &*message;
+            let options = BasicPublishOptions { mandatory: *mandatory, immediate: false };
+            raw.basic_publish(short(exchange), short(routing_key), options, body, to_lapin(properties)).await
         });
         self.writing = Some(Writing { meta, work });
         Ok(Progress::Some)
@@ -235,10 +228,8 @@ impl PublishSide {
         let due = |meta: &Meta, limit: Duration| meta.since.max(self.unblocked_at) + limit;
         let write =
             self.writing.iter().map(|writing| (due(&writing.meta, config.operation_timeout), "publish", &writing.meta));
-        let confirm = self
-            .unconfirmed
-            .front()
-            .map(|first| (due(&first.meta, config.confirm_timeout), "publisher confirm", &first.meta));
+        let confirm =
+            self.unconfirmed.front().map(|first| (due(&first.meta, config.confirm_timeout), CONFIRM, &first.meta));
         let (at, step, meta) = write.chain(confirm).min_by_key(|(at, ..)| *at)?;
         let token = meta.token;
         // Progress does not move the timer: it may fire early, and is set again then.
@@ -255,6 +246,10 @@ impl PublishSide {
         if Instant::now() < at {
             return None;
         }
+        // The link may be well: a queue without its majority does not confirm either.
+        if step == CONFIRM {
+            return Some((Failure::Unconfirmed, Concern::Publish(token)));
+        }
         let failure = channel.link.failure(Fault::TimedOut(step), None);
         Some((failure, Concern::Publish(token)))
     }
@@ -266,7 +261,9 @@ impl PublishSide {
         }
         let concern = match &failure {
             Failure::Refused { reply_text, .. } => self.culprit(reply_text),
-            Failure::LinkLost { .. } | Failure::TimedOut { .. } => None,
+            Failure::LinkLost { .. } | Failure::Poisoned { .. } | Failure::TimedOut { .. } | Failure::Unconfirmed => {
+                None
+            }
         };
         (failure, concern.map_or(Concern::Session, Concern::Publish))
     }
@@ -278,11 +275,14 @@ impl PublishSide {
         let named = |name: &ShortText| !name.is_empty() && text.contains(&format!("'{name}'"));
         let written = self.unconfirmed.iter().map(|unconfirmed| &unconfirmed.meta);
         let metas = written.chain(self.writing.iter().map(|writing| &writing.meta)).chain(&self.failed);
-        let mut candidates =
-            metas.map(|meta| Candidate(&meta.exchange, &meta.routing_key, meta.token)).collect::<Vec<_>>();
+        let mut candidates = metas
+            .map(|meta| Candidate(&meta.message.exchange, &meta.message.routing_key, meta.token))
+            .collect::<Vec<_>>();
         if candidates.is_empty() {
             // Refused before it was written.
-            candidates.extend(self.queue.front().map(|next| Candidate(&next.exchange, &next.routing_key, next.token)));
+            candidates.extend(
+                self.queue.front().map(|next| Candidate(&next.message.exchange, &next.message.routing_key, next.token)),
+            );
         }
         let find = |fits: &dyn Fn(&Candidate) -> bool| candidates.iter().find(|c| fits(c)).map(|c| c.2);
         find(&|c| named(c.0) && named(c.1))
@@ -299,9 +299,10 @@ enum Progress {
 
 fn answer(channel: &Leased, meta: &Meta, confirmation: &Confirmation) -> BrokerEvent {
     let token = meta.token;
-    let returned = meta.mandatory_id.as_ref().and_then(|id| {
+    let message = &*meta.message;
+    let returned = message.mandatory.then_some(&message.properties.message_id).and_then(|id| {
         let id = id.as_ref().map(ShortText::as_str);
-        channel.link.wire.take_return(channel.raw.id(), id, meta.exchange.as_str(), meta.routing_key.as_str())
+        channel.link.wire.take_return(channel.raw.id(), id, message.exchange.as_str(), message.routing_key.as_str())
     });
     match (confirmation, returned) {
         (Confirmation::Nack(_), _) => BrokerEvent::Rejected { token },
@@ -316,7 +317,7 @@ fn answer(channel: &Leased, meta: &Meta, confirmation: &Confirmation) -> BrokerE
 
 /// The second fence: lapin would write a content header beyond the frame size, and RabbitMQ would close the connection.
 fn oversized(publish: &Publish, channel: &Leased) -> Option<Failure> {
-    let (bytes, limit) = (header_bytes(&publish.properties), channel.link.frame_bytes_max().saturating_sub(8));
+    let (bytes, limit) = (header_bytes(&publish.message.properties), channel.link.frame_bytes_max().saturating_sub(8));
     let reply_text = format!("PRECONDITION_FAILED - message headers of {bytes} bytes exceed {limit}");
     (bytes > limit).then_some(Failure::Refused { reply_code: PRECONDITION_FAILED, reply_text })
 }

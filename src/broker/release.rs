@@ -5,11 +5,12 @@
 //! otherwise the channel is dead already and is just dropped. Consumers are dropped after that.
 
 use super::consume::{Completed, Running};
+use super::convert::short;
 use super::exclusive::LeaseId;
 use super::fault::{Fault, within};
 use super::link::{Leased, Link};
 use super::publish::Opening;
-use super::subscribe::delete_aside;
+use crate::session::amqp::ShortText;
 use crate::session::event::Failure;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -112,20 +113,36 @@ impl ConsumeRemains {
         while self.settling.next().await.is_some() {}
         let (Some(channel), Some(lease)) = (&self.channel, self.lease) else { return Ok(()) };
         let mut end = barrier(&channel.raw, &channel.link).await;
-        // From a channel of its own: a refusal here must not spoil the close.
-        for queue in channel.link.exclusive.created_by(lease) {
-            if end == Closing::Silent {
-                break;
-            }
-            // Also when it fails: then the queue is gone, or goes with the connection.
-            let _ = delete_aside(&channel.link, &queue, QueueDeleteOptions::default()).await;
-            channel.link.exclusive.release(&queue, lease);
+        let queues = channel.link.exclusive.created_by(lease);
+        if end == Closing::Closed {
+            end = delete_queues(&channel.raw, &channel.link, &queues).await;
         }
+        if end == Closing::Dead
+            && !queues.is_empty()
+            && let Ok(scratch) = channel.link.scratch().await
+            && delete_queues(&scratch, &channel.link, &queues).await == Closing::Closed
+        {
+            barrier_close(&scratch, &channel.link).await;
+        }
+        // What could not be deleted is gone, or goes with the connection.
+        queues.iter().for_each(|queue| channel.link.exclusive.release(queue, lease));
         if end == Closing::Closed {
             end = close(&channel.raw, &channel.link).await;
         }
         answered(end)
     }
+}
+
+/// Deletes queues one after another, so that a refusal crosses nothing. A queue that is gone is no refusal.
+async fn delete_queues(raw: &lapin::Channel, link: &Arc<Link>, queues: &[ShortText]) -> Closing {
+    for queue in queues {
+        let deletion = raw.queue_delete(short(queue), QueueDeleteOptions::default());
+        let end = judge(within(link.config.operation_timeout, "queue delete", deletion).await.map(drop), link);
+        if end != Closing::Closed {
+            return end;
+        }
+    }
+    Closing::Closed
 }
 
 impl PublishRemains {

@@ -36,6 +36,15 @@ pub(super) struct Subscribed {
     pub(super) consumer: lapin::Consumer,
     pub(super) queue: ShortText,
     pub(super) tag: ShortString,
+    pub(super) fate: QueueFate,
+}
+
+/// What becomes of a subscription's queue when its consumer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum QueueFate {
+    Stays,
+    /// Exclusive and auto-delete: the broker deletes it.
+    Vanishes,
 }
 
 impl Operator {
@@ -105,7 +114,13 @@ impl Operator {
             }
             SubscribedQueue::Declared(declaration) => self.declare_to_bind(declaration, &subscribe.binding).await?,
         };
-        let result = self.bind_and_consume(subscribe, &queue).await;
+        let fate = match &subscribe.queue {
+            SubscribedQueue::Declared(QueueDeclaration { exclusive: true, auto_delete: true, .. }) => {
+                QueueFate::Vanishes
+            }
+            _ => QueueFate::Stays,
+        };
+        let result = self.bind_and_consume(subscribe, &queue, fate).await;
         if result.is_err() && subscribe.binding.is_some() {
             self.undo(&queue, leftover).await;
         }
@@ -157,7 +172,12 @@ impl Operator {
         }
     }
 
-    async fn bind_and_consume(&self, subscribe: &Subscribe, queue: &ShortText) -> Result<Subscribed, Failure> {
+    async fn bind_and_consume(
+        &self,
+        subscribe: &Subscribe,
+        queue: &ShortText,
+        fate: QueueFate,
+    ) -> Result<Subscribed, Failure> {
         if let Some(Binding { arguments, exchange, routing_key }) = &subscribe.binding {
             let options = QueueBindOptions::default();
             let work =
@@ -171,7 +191,7 @@ impl Operator {
         let options = BasicConsumeOptions { no_ack: false, ..BasicConsumeOptions::default() };
         let work = self.raw.basic_consume(short(queue), tag.clone(), options, table(&subscribe.consumer_arguments));
         let consumer = self.call("consume", work).await?;
-        Ok(Subscribed { consumer, queue: queue.clone(), tag })
+        Ok(Subscribed { consumer, queue: queue.clone(), tag, fate })
     }
 
     /// Deletes a queue from another channel: this one is closed by the failure.
@@ -199,6 +219,8 @@ impl Operator {
         if then == AfterUnsubscribe::Delete {
             let work = self.raw.queue_delete(short(&from.queue), QueueDeleteOptions::default());
             self.call("queue delete", work).await?;
+        }
+        if then == AfterUnsubscribe::Delete || from.fate == QueueFate::Vanishes {
             self.link.exclusive.release(&from.queue, self.lease);
         }
         Ok(unseen)

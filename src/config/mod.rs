@@ -25,7 +25,9 @@ pub use log_filter::LogFilter;
 pub use problem::{Place, Problem, Problems};
 pub use reference::render as render_reference;
 pub use secret::Secret;
-pub use sections::{Admin, Auth, Broker, Drain, Http, Limits, Log, LogFormat, Session, Stomp, Tls, WebSocket};
+pub use sections::{
+    Admin, Auth, Broker, Drain, Http, Limits, Log, LogFormat, Session, Stomp, Subscriptions, Tls, WebSocket,
+};
 pub use url::{BrokerUri, ListenUrl, Scheme};
 
 use layers::Layers;
@@ -41,6 +43,7 @@ pub struct Config {
     pub auth: Auth,
     pub stomp: Stomp,
     pub session: Session,
+    pub subscriptions: Subscriptions,
     pub websocket: WebSocket,
     pub http: Http,
     pub limits: Limits,
@@ -105,6 +108,7 @@ impl Config {
             auth: Auth::read(reader),
             stomp: Stomp::read(reader),
             session: Session::read(reader),
+            subscriptions: Subscriptions::read(reader),
             websocket: WebSocket::read(reader),
             http: Http::read(reader),
             limits: Limits::read(reader),

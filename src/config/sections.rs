@@ -14,7 +14,7 @@ use super::reader::section;
 use super::secret::Secret;
 use super::url::{BrokerUri, ListenUrl, address_or_none, broker_uri, listen_url};
 use crate::listener::Opcode;
-use crate::session::config::{Compatibility, DestinationDecoding, DurableQueueNaming, HeaderTypes};
+use crate::session::config::{Compatibility, DestinationDecoding, DurableQueueNaming, HeaderTypes, Replay};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -61,8 +61,16 @@ section! {
         ignore_host: bool = boolean(), "false";
         /// Time for TCP, TLS and the AMQP handshake with one node.
         connect_timeout: Duration = duration(milliseconds(100)..=minutes(10)), "10s";
-        /// AMQP heart-beat interval.
-        heartbeat: Duration = whole_seconds(seconds(1)..=seconds(60)), "20s";
+        /// How long a client waits for a broker at login before it is told that there is none.
+        login_wait: Duration = duration(milliseconds(0)..=minutes(10)), "5s";
+        /// How long a session whose broker was lost waits for one before it ends.
+        grace: Duration = duration(milliseconds(100)..=minutes(60)), "60s";
+        /// Which unconfirmed SENDs are published again after the broker was lost: all, only those with a receipt, or none. A
+        /// repeated message has the same message id.
+        replay: Replay =
+            choice(&[("all", Replay::All), ("receipted", Replay::Receipted), ("none", Replay::None)]), "all";
+        /// AMQP heart-beat interval; a silent broker is noticed within twice this time.
+        heartbeat: Duration = whole_seconds(seconds(1)..=seconds(60)), "10s";
         /// Time for one answer of RabbitMQ, such as to a declaration.
         operation_timeout: Duration = duration(milliseconds(100)..=minutes(10)), "30s";
         /// Largest AMQP frame; larger ones cost memory per connection, smaller ones split more bodies.
@@ -152,9 +160,20 @@ section! {
         /// A client that takes no byte for this long is dropped.
         write_timeout: Duration = duration(milliseconds(10)..=minutes(60)), "30s";
         /// A SEND that RabbitMQ does not confirm in this time has failed.
-        confirm_timeout: Duration = duration(milliseconds(10)..=minutes(60)), "30s";
+        confirm_timeout: Duration = duration(milliseconds(10)..=minutes(60)), "60s";
         /// Time to finish what is under way after a DISCONNECT.
         disconnect_timeout: Duration = duration(milliseconds(10)..=minutes(10)), "10s";
+    }
+}
+
+section! {
+    /// Topic subscriptions.
+    pub struct Subscriptions in "subscriptions" {
+        /// Destinations whose slow subscribers lose the oldest messages instead of their connection; `*` at the end stands for
+        /// any rest, as in `/topic/ticker.*`.
+        drop_oldest: Vec<String> = list(name(), ListMin::Zero), "";
+        /// A queue that outlives a lost broker connection for this long, so that no message is missed meanwhile.
+        survive: Option<Duration> = optional(duration(seconds(1)..=minutes(24 * 60))), "";
     }
 }
 

@@ -4,6 +4,8 @@
 //! settlements go out as soon as their channel can take them, and publishes wait for nothing but earlier publishes (they
 //! use another AMQP connection). So the session holds a SEND back while a declaration or subscription is under way.
 
+use std::sync::Arc;
+
 use super::amqp::{Binding, Body, FieldValue, Properties, QueueDeclaration, ShortText};
 
 /// Numbers a SEND of this session; confirms are reported by it, in the order of publishing.
@@ -62,13 +64,20 @@ pub enum BrokerCommand {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Publish {
+    /// Shared with the session, which keeps it until it is confirmed.
+    pub message: Arc<Outgoing>,
+    pub token: PublishToken,
+}
+
+/// A message as it goes to RabbitMQ.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outgoing {
     pub body: Body,
     pub exchange: ShortText,
     /// Unroutable messages come back as `Returned` when set. Always set together with `properties.message_id`.
     pub mandatory: bool,
     pub properties: Properties,
     pub routing_key: ShortText,
-    pub token: PublishToken,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +88,24 @@ pub struct Subscribe {
     /// Messages in flight, 1 to 65,535; 0 would be without bound and is never sent by the session.
     pub prefetch: u16,
     pub queue: SubscribedQueue,
+    pub sharing: Sharing,
+}
+
+/// Whether a subscription may be served from a queue that other sessions of the same identity are served from too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// A queue and a consumer of its own.
+    Own,
+    /// Acknowledged by the relay, bound to one key, without queue or consumer arguments of its own: any queue with the same
+    /// binding does. The declaration in the command then only serves as a pattern.
+    Shared(Overflow),
+}
+
+/// What happens to a client that does not take the messages of a shared subscription as fast as they come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overflow {
+    Disconnect,
+    DropOldest,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -43,6 +43,17 @@ pub enum HeaderTypes {
     Rabbitmq,
 }
 
+/// Which unconfirmed SENDs are published again after the broker was lost. Consumers recognise a repetition by its message
+/// id, so those that may be repeated get one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    All,
+    /// None: a lost connection ends the sessions that have a receipt outstanding with an ERROR.
+    None,
+    /// Only those with a receipt; the others may be lost, as STOMP has it.
+    Receipted,
+}
+
 /// What CONNECT's `host` header means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtualHosts {
@@ -69,7 +80,12 @@ pub struct SessionConfig {
     pub destination_decoding: DestinationDecoding,
     /// For what is unconfirmed when the client says DISCONNECT.
     pub disconnect_timeout: Duration,
+    /// Topic destinations, `*` at the end standing for any rest, whose slow subscribers lose the oldest messages instead of
+    /// their connection.
+    pub drop_oldest: Vec<String>,
     pub durable_queue_naming: DurableQueueNaming,
+    /// How long a session waits for a broker before it ends.
+    pub grace: Duration,
     pub header_types: HeaderTypes,
     /// Shortest heart-beat interval that is agreed to, in either direction.
     pub heartbeat_min: Duration,
@@ -87,9 +103,12 @@ pub struct SessionConfig {
     pub prefetch_auto: u16,
     /// The same for the client modes when the client asks for no `prefetch-count`.
     pub prefetch_client: u16,
+    pub replay: Replay,
     /// Content of CONNECTED's `server` header; none: no header.
     pub server_header: Option<String>,
     pub subscriptions_max: usize,
+    /// Topic subscriptions get a durable queue that outlives a lost connection for this long; none: a queue that ends with it.
+    pub survive: Option<Duration>,
     pub transaction_bytes_max: usize,
     pub transaction_frames_max: usize,
     pub transactions_max: usize,
@@ -107,7 +126,9 @@ impl Default for SessionConfig {
             default_topic_exchange: ShortText::lit("amq.topic"),
             destination_decoding: DestinationDecoding::Rabbitmq,
             disconnect_timeout: Duration::from_secs(10),
+            drop_oldest: Vec::new(),
             durable_queue_naming: DurableQueueNaming::Legacy,
+            grace: Duration::from_secs(60),
             header_types: HeaderTypes::Rabbitmq,
             heartbeat_min: Duration::from_secs(1),
             heartbeat_tolerance: 2.0,
@@ -118,8 +139,10 @@ impl Default for SessionConfig {
             pong_timeout: Duration::from_secs(10),
             prefetch_auto: 100,
             prefetch_client: 1000,
+            replay: Replay::All,
             server_header: Some(concat!("stomp-relay/", env!("CARGO_PKG_VERSION")).to_owned()),
             subscriptions_max: 256,
+            survive: None,
             transaction_bytes_max: 4 << 20,
             transaction_frames_max: 1024,
             transactions_max: 16,

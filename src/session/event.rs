@@ -1,5 +1,7 @@
 //! What the broker side tells the session. Causes say whose fault it was; texts of the broker are kept verbatim.
 
+use std::sync::Arc;
+
 use super::amqp::{Body, Properties, ShortText};
 use super::command::{DeclareToken, DeliveryTag, PublishToken, SubscriptionKey};
 
@@ -18,10 +20,21 @@ pub enum BrokerEvent {
         queue: ShortText,
     },
     Delivery(Delivery),
+    /// Messages of a shared subscription were dropped because the client did not take them in time
+    /// ([`Overflow::DropOldest`](super::command::Overflow::DropOldest)).
+    Dropped {
+        key: SubscriptionKey,
+        messages: u64,
+    },
     /// The lease is gone and nothing given to it will be answered any more.
     Failed {
         failure: Failure,
         concerns: Concern,
+    },
+    /// The client did not take the messages of a shared subscription in time
+    /// ([`Overflow::Disconnect`](super::command::Overflow::Disconnect)); no more follow.
+    Overflowed {
+        key: SubscriptionKey,
     },
     /// RabbitMQ refused the publish with `basic.nack` (queue length limit with reject-publish, or an internal error).
     Rejected {
@@ -47,15 +60,24 @@ pub enum BrokerEvent {
     },
 }
 
+/// A message on its way to one subscription.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Delivery {
+    pub key: SubscriptionKey,
+    /// Shared by all subscribers of a shared subscription.
+    pub message: Arc<Message>,
+    pub redelivered: bool,
+    /// What has to be settled; none where the broker side settles by itself (shared subscriptions).
+    pub tag: Option<DeliveryTag>,
+}
+
+/// A message as RabbitMQ delivered it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
     pub body: Body,
     pub exchange: ShortText,
-    pub key: SubscriptionKey,
     pub properties: Properties,
-    pub redelivered: bool,
     pub routing_key: ShortText,
-    pub tag: DeliveryTag,
 }
 
 /// Which command a failure answers, as far as the broker side can tell.
@@ -70,9 +92,13 @@ pub enum Concern {
 /// Why a lease ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The AMQP connection was lost or closed by the broker; not this client's fault.
+    /// The AMQP connection was lost or closed by the broker; not this client's fault. A new lease may be had.
     LinkLost { reason: String },
-    /// A step was not answered within its deadline.
+    /// The AMQP connection was lost again and again, and only while this session was on it: what it consumes can't be read.
+    Poisoned { queues: Vec<ShortText> },
+    /// A publish was not confirmed within its deadline.
+    Unconfirmed,
+    /// A step was not answered within its deadline. A new lease may be had.
     TimedOut { step: &'static str },
     /// The broker refused with a channel exception: this client's own error.
     /// `reply_code` is AMQP's (403, 404, 405, 406 …), `reply_text` as sent, with its `NAME - ` prefix.

@@ -18,6 +18,8 @@ pub enum Input {
     Malformed(DecodeError),
     /// Something came from the client: bytes, a ping or a pong.
     Received,
+    /// The answer to `Output::Resume`.
+    Resumed(Result<BrokerInfo, LoginFailure>),
     /// The client is gone, and everything it sent before has been handed over.
     TransportClosed,
     /// The deadline of `poll_timeout` has come.
@@ -42,6 +44,11 @@ pub enum Output {
     Login {
         credentials: Credentials,
         virtual_host: String,
+    },
+    /// The lease was lost: get another one for the same identity; the later the attempt, the longer before it. The answer is
+    /// `Input::Resumed`.
+    Resume {
+        attempt: u32,
     },
     /// From now on the limits for clients that have logged in apply.
     LoggedIn,

@@ -45,6 +45,8 @@ pub(super) struct Outstanding {
 pub(super) struct Ledger {
     next: u64,
     outstanding: BTreeMap<Serial, Outstanding>,
+    /// Deliveries before this one came from a lease that is gone: the broker has taken them back.
+    stale_before: Serial,
     scope: CumulativeScope,
 }
 
@@ -54,7 +56,7 @@ pub(super) struct NotFound;
 
 impl Ledger {
     pub(super) fn new(scope: CumulativeScope) -> Ledger {
-        Ledger { next: 1, outstanding: BTreeMap::new(), scope }
+        Ledger { next: 1, outstanding: BTreeMap::new(), stale_before: Serial(0), scope }
     }
 
     /// The number of the next MESSAGE.
@@ -73,6 +75,18 @@ impl Ledger {
         self.outstanding.get(&serial)
     }
 
+    /// The lease is gone: the broker delivers everything unsettled again, under new numbers.
+    pub(super) fn lose(&mut self) {
+        self.outstanding.clear();
+        self.stale_before = Serial(self.next);
+    }
+
+    /// Whether the delivery was lost with its lease, or settled before. A late settlement of it has no effect and is no
+    /// mistake of the client's.
+    pub(super) fn is_stale(&self, serial: Serial) -> bool {
+        serial < self.stale_before && serial > Serial(0)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.outstanding.len()
     }
@@ -85,6 +99,9 @@ impl Ledger {
 
     /// What an ACK or NACK of `serial` would cover if `gone` were settled already.
     pub(super) fn covered(&self, serial: Serial, gone: &BTreeSet<Serial>) -> Result<Vec<Serial>, NotFound> {
+        if self.is_stale(serial) {
+            return Ok(Vec::new());
+        }
         let named = self.outstanding.get(&serial).filter(|_| !gone.contains(&serial)).ok_or(NotFound)?;
         if named.mode != AckMode::Client {
             return Ok(vec![serial]);

@@ -30,22 +30,23 @@ pub(super) struct Envelope<'a> {
     pub subscription: Option<&'a str>,
 }
 
-pub(super) fn frame(delivery: Delivery, envelope: &Envelope<'_>, config: &SessionConfig) -> Frame {
+pub(super) fn frame(delivery: &Delivery, envelope: &Envelope<'_>, config: &SessionConfig) -> Frame {
     let mut frame = Frame::new(Command::Message);
     let headers = &mut frame.headers;
     if let Some(id) = envelope.subscription {
         headers.push("subscription", id);
     }
-    let (exchange, key) = (delivery.exchange.as_str(), delivery.routing_key.as_str());
+    let message = &*delivery.message;
+    let (exchange, key) = (message.exchange.as_str(), message.routing_key.as_str());
     headers.push("destination", &destination::render(exchange, key, config.default_topic_exchange.as_str()));
     headers.push("message-id", envelope.message_id);
     headers.push("redelivered", if delivery.redelivered { "true" } else { "false" });
     if let Some(ack) = envelope.ack {
         headers.push("ack", ack);
     }
-    push_application_headers(headers, &delivery.properties, config.header_types);
-    push_properties(headers, &delivery.properties, config.compatibility);
-    frame.body = delivery.body;
+    push_application_headers(headers, &message.properties, config.header_types);
+    push_properties(headers, &message.properties, config.compatibility);
+    frame.body = message.body.clone();
     frame
 }
 

@@ -12,6 +12,7 @@ pub mod command;
 pub mod config;
 pub mod destination;
 pub mod event;
+mod failover;
 pub mod io;
 mod ledger;
 mod liveness;
@@ -36,13 +37,14 @@ use command::{BrokerCommand, DeliveryTag, Settlement};
 use config::{Compatibility, SessionConfig};
 use destination::Destination;
 use event::{BrokerEvent, Concern, Failure};
+use failover::Outage;
 use io::{Input, Output};
 use ledger::{CumulativeScope, Ledger};
 use liveness::{Due, Liveness};
 use publish::Publishing;
 use queue::{FlagEra, QueueRules};
 use refusal::{Close, CloseCode, Refusal};
-use state::State;
+use state::{Departure, State};
 use subscription::Subscriptions;
 use transaction::{Action, CommitStep, Transactions};
 
@@ -62,10 +64,17 @@ pub struct SessionSeed {
 pub struct Stats {
     pub frames_received: u64,
     pub frames_sent: u64,
+    /// ACKs and NACKs of deliveries that were lost with their lease.
+    pub late_acks: u64,
     pub messages_confirmed: u64,
     pub messages_delivered: u64,
+    /// Of shared subscriptions, by `drop_oldest`.
+    pub messages_dropped: u64,
     pub messages_published: u64,
     pub messages_rejected: u64,
+    /// Published again after the lease was lost.
+    pub messages_repeated: u64,
+    pub suspensions: u64,
 }
 
 #[derive(Debug)]
@@ -73,11 +82,15 @@ pub struct Session {
     /// What waits for its turn: at most one SEND, or the actions of one COMMIT.
     actions: VecDeque<Action>,
     config: Arc<SessionConfig>,
+    /// A session that was leaving when it lost its lease goes on leaving when it has another.
+    departure: Option<Departure>,
     era: FlagEra,
     id: String,
     ledger: Ledger,
     liveness: Liveness,
     login: String,
+    /// From the loss of a lease until everything is as it was.
+    outage: Option<Outage>,
     outputs: VecDeque<Output>,
     peer: IpAddr,
     publishing: Publishing,
@@ -102,12 +115,14 @@ impl Session {
         };
         Session {
             actions: VecDeque::new(),
+            departure: None,
             era: FlagEra::V4_3,
             id: seed.id,
             ledger: Ledger::new(scope),
             liveness: Liveness::new(now, config.ping_interval, config.pong_timeout, config.heartbeat_tolerance),
             login: String::new(),
             now,
+            outage: None,
             outputs: VecDeque::new(),
             peer: peer.to_canonical(),
             publishing: Publishing::default(),
@@ -134,12 +149,16 @@ impl Session {
             Input::Login(result) => self.handle_login(now, result),
             Input::Malformed(error) => self.handle_malformed(&error),
             Input::Received => self.liveness.received(now),
+            Input::Resumed(result) => self.handle_resumed(result),
             Input::Timeout => self.handle_timeout(),
             Input::TransportClosed => self.handle_transport_closed(),
             Input::Unreadable { close, reason } => self.handle_unreadable(close, reason),
             Input::WriteStalled => self.end(Close::new(CloseCode::SlowConsumer, "session.slow_consumer: not reading")),
         }
         self.run_actions();
+        if self.outage.is_some() || self.departure.is_some() {
+            self.end_outage();
+        }
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {
@@ -154,15 +173,18 @@ impl Session {
             }
             State::Ended => None,
             State::Leaving { deadline, .. } => Some((*deadline).min(self.liveness.deadline())),
-            State::Open { .. } => Some(self.liveness.deadline()),
+            State::Open { .. } | State::Suspended { .. } => {
+                let give_up_at = self.outage.map(|outage| outage.give_up_at);
+                Some(give_up_at.map_or(self.liveness.deadline(), |at| at.min(self.liveness.deadline())))
+            }
         }
     }
 
     /// Whether the next frame may be read. While not, the socket is left alone and the client's silence is not judged.
     pub fn wants_frames(&self) -> bool {
         match self.state {
-            State::AwaitConnect { .. } | State::Open { .. } => self.actions.is_empty(),
-            State::Ended | State::Leaving { .. } | State::LoggingIn { .. } => false,
+            State::AwaitConnect { .. } | State::Open { .. } => self.actions.is_empty() && self.departure.is_none(),
+            State::Ended | State::Leaving { .. } | State::LoggingIn { .. } | State::Suspended { .. } => false,
         }
     }
 
@@ -212,7 +234,7 @@ impl Session {
             }
             State::Open { version } => *version,
             // The driver reads no frames in these states; what it had read before is dropped.
-            State::Ended | State::Leaving { .. } | State::LoggingIn { .. } => return,
+            State::Ended | State::Leaving { .. } | State::LoggingIn { .. } | State::Suspended { .. } => return,
         };
         if version == Version::V1_0 {
             frame.headers.trim_values_start();
@@ -274,7 +296,8 @@ impl Session {
         let close = Close::new(CloseCode::ServiceRestart, "server draining, reconnect");
         match self.state {
             State::Open { .. } => self.leave(close, None),
-            State::AwaitConnect { .. } | State::LoggingIn { .. } => self.end(close),
+            // Nothing is in flight at the broker, and waiting for one may take longer than the drain.
+            State::AwaitConnect { .. } | State::LoggingIn { .. } | State::Suspended { .. } => self.end(close),
             State::Ended | State::Leaving { .. } => {}
         }
     }
@@ -285,6 +308,11 @@ impl Session {
         match self.state {
             State::Open { .. } => self.leave(close, None),
             State::AwaitConnect { .. } | State::LoggingIn { .. } => self.end(close),
+            State::Suspended { .. } if self.actions.is_empty() => self.end(close),
+            State::Suspended { version, .. } => {
+                let leaving = Some(Departure { close, receipt: None });
+                self.state = State::Suspended { leaving, version };
+            }
             State::Ended | State::Leaving { .. } => {}
         }
     }
@@ -302,7 +330,7 @@ impl Session {
     /// Lets the broker finish what was given to it; what comes of that still reaches the client.
     fn leave(&mut self, close: Close, receipt: Option<String>) {
         let deadline = self.now + self.config.disconnect_timeout;
-        self.state = State::Leaving { close, deadline, receipt };
+        self.state = State::Leaving { deadline, departure: Departure { close, receipt } };
         self.command(BrokerCommand::Close);
     }
 
@@ -318,7 +346,10 @@ impl Session {
                     self.handle_delivery(delivery, version);
                 }
             }
+            BrokerEvent::Dropped { messages, .. } => self.stats.messages_dropped += messages,
+            BrokerEvent::Failed { failure, .. } if self.may_resume(&failure) => self.suspend(),
             BrokerEvent::Failed { failure, concerns } => self.handle_failed(failure, concerns),
+            BrokerEvent::Overflowed { key } => self.handle_overflowed(key),
             BrokerEvent::Rejected { token } => self.handle_rejected(token),
             BrokerEvent::Returned { token, reply_code, reply_text } => {
                 self.handle_returned(token, reply_code, &reply_text);
@@ -330,7 +361,11 @@ impl Session {
     }
 
     fn handle_closed(&mut self) {
-        let State::Leaving { close, receipt, .. } = std::mem::replace(&mut self.state, State::Ended) else { return };
+        let State::Leaving { departure: Departure { close, receipt }, .. } =
+            std::mem::replace(&mut self.state, State::Ended)
+        else {
+            return;
+        };
         if let Some(receipt) = receipt {
             self.receipt(&receipt);
         }
@@ -347,18 +382,22 @@ impl Session {
         let receipt = receipt.map(str::to_owned);
         let refusal = match failure {
             Failure::Refused { reply_code, reply_text } => Refusal::from_reply(reply_code, &reply_text),
-            Failure::LinkLost { .. } => Refusal::fatal(
-                "broker.connection_lost",
-                "AMQP connection died",
-                "the connection to RabbitMQ was lost; what was not confirmed by a RECEIPT may not have arrived\n",
-                "Connect again and repeat what was not confirmed.",
-            )
-            .closing(CloseCode::InternalError),
-            Failure::TimedOut { step } => Refusal::fatal(
-                "broker.timeout",
+            Failure::LinkLost { .. } | Failure::TimedOut { .. } => failover::connection_lost(),
+            Failure::Poisoned { queues } => {
+                let names: Vec<_> = queues.iter().map(|queue| queue.as_str()).collect();
+                Refusal::fatal(
+                    "broker.poisoned",
+                    "Unreadable message",
+                    format!("a message in one of these queues can't be read: {}\n", names.join(", ")),
+                    "Ask the broker's administrator to remove it.",
+                )
+                .closing(CloseCode::InternalError)
+            }
+            Failure::Unconfirmed => Refusal::fatal(
+                "publish.unconfirmed",
                 "Broker timeout",
-                format!("RabbitMQ did not answer in time: {step}\n"),
-                "Connect again and repeat what was not confirmed.",
+                "RabbitMQ did not confirm the message in time; it may or may not have arrived\n",
+                "Connect again and repeat it with the same amqp-message-id.",
             )
             .closing(CloseCode::InternalError),
         };
@@ -396,6 +435,11 @@ impl Session {
                 return self.refuse(refusal.closing(CloseCode::PolicyViolation));
             }
             State::Leaving { deadline, .. } if self.now >= *deadline => return self.give_up_leaving(),
+            State::Open { .. } | State::Suspended { .. }
+                if self.outage.is_some_and(|outage| self.now >= outage.give_up_at) =>
+            {
+                return self.give_up_outage();
+            }
             _ => {}
         }
         if !self.wants_frames() && !matches!(self.state, State::Leaving { .. }) {
@@ -414,7 +458,11 @@ impl Session {
 
     /// The broker has not finished in time: no RECEIPT, because nobody knows.
     fn give_up_leaving(&mut self) {
-        let State::Leaving { close, receipt, .. } = std::mem::replace(&mut self.state, State::Ended) else { return };
+        let State::Leaving { departure: Departure { close, receipt }, .. } =
+            std::mem::replace(&mut self.state, State::Ended)
+        else {
+            return;
+        };
         match receipt {
             Some(receipt) => {
                 let refusal = Refusal::fatal(
@@ -455,7 +503,7 @@ impl Session {
                     self.commit_step(number, CommitStep::Done);
                 }
                 Some(Action::Publish(send)) => {
-                    if let Err(waiting) = self.try_publish(*send) {
+                    if let Err(waiting) = self.try_publish(send) {
                         self.actions.push_front(Action::Publish(waiting));
                         return;
                     }
@@ -486,6 +534,10 @@ impl Session {
     fn next_queue_name(&mut self) -> ShortText {
         self.queue_names.0 += 1;
         queue::transient_name(&self.queue_names.1, self.queue_names.0)
+    }
+
+    fn agreed_version(&self) -> Version {
+        self.version.unwrap_or(Version::V1_0)
     }
 
     fn is_strict(&self) -> bool {

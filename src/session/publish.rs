@@ -4,44 +4,43 @@
 //! would overtake it), while its queue is being declared, and while as much is unconfirmed as the limits allow.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 
 use super::Session;
-use super::amqp::{Body, Properties, QueueDeclaration, ShortText};
-use super::command::{BrokerCommand, DeclareToken, Publish, PublishToken};
+use super::amqp::{Properties, QueueDeclaration, ShortText};
+use super::command::{BrokerCommand, DeclareToken, Outgoing, Publish, PublishToken};
+use super::config::Replay;
 use super::destination::Destination;
+use super::failover::connection_lost;
 use super::properties;
 use super::queue::{self, On, Purpose};
 use super::refusal::{CloseCode, Refusal};
-use super::transaction::{CommitNumber, CommitStep};
+use super::transaction::{Action, CommitNumber, CommitStep};
 use crate::stomp::Frame;
 
 /// Names of queues that this session has declared. When full it is emptied, which costs a declaration each.
 const DECLARED_QUEUES_MAX: usize = 1024;
 
-/// A SEND that has been checked and waits for its turn.
+/// A SEND that has been checked and waits for its turn, or for its confirm.
 #[derive(Debug)]
 pub(super) struct Prepared {
-    pub body: Body,
     /// The COMMIT that released it.
-    pub commit: Option<CommitNumber>,
+    pub(super) commit: Option<CommitNumber>,
     /// Declared before the first publish to it in a session.
-    pub declare: Option<QueueDeclaration>,
-    pub exchange: ShortText,
-    pub mandatory: bool,
-    pub properties: Properties,
-    pub receipt: Option<String>,
-    /// Whether the client is told when the message does not arrive: it asked for a receipt or for `mandatory`.
-    pub tell: bool,
+    pub(super) declare: Option<QueueDeclaration>,
+    pub(super) message: Arc<Outgoing>,
+    pub(super) receipt: Option<String>,
     /// `/temp-queue/NAME` of `reply-to`.
-    pub reply_queue: Option<String>,
-    pub routing_key: ShortText,
+    pub(super) reply_queue: Option<String>,
+    /// Whether the client is told when the message does not arrive: it asked for a receipt or for `mandatory`.
+    pub(super) tell: bool,
 }
 
 impl Prepared {
     /// What it counts towards `transaction_bytes_max` and `unconfirmed_bytes_max`.
     pub(super) fn bytes(&self) -> usize {
-        let headers: usize = self.properties.headers.iter().map(|(name, _)| name.as_str().len() + 64).sum();
-        self.body.len() + headers + 256
+        let headers: usize = self.message.properties.headers.iter().map(|(name, _)| name.as_str().len() + 64).sum();
+        self.message.body.len() + headers + 256
     }
 }
 
@@ -49,9 +48,7 @@ impl Prepared {
 #[derive(Debug)]
 struct Unconfirmed {
     bytes: usize,
-    commit: Option<CommitNumber>,
-    receipt: Option<String>,
-    tell: bool,
+    send: Box<Prepared>,
     token: PublishToken,
 }
 
@@ -85,7 +82,7 @@ impl Publishing {
 
     /// The receipt of an unconfirmed SEND, for an ERROR that concerns it.
     pub(super) fn receipt(&self, token: PublishToken) -> Option<&str> {
-        self.unconfirmed.iter().find(|entry| entry.token == token)?.receipt.as_deref()
+        self.unconfirmed.iter().find(|entry| entry.token == token)?.send.receipt.as_deref()
     }
 
     fn take(&mut self, token: PublishToken) -> Option<Unconfirmed> {
@@ -117,16 +114,12 @@ impl Session {
         let asked = matches!(headers.get("mandatory"), Some("true" | "True"));
         let mandatory = asked || (receipt.is_some() && destination.is_one_queue() && self.is_strict());
         Ok(Prepared {
-            body: frame.body,
             commit: None,
             declare,
-            exchange,
-            mandatory,
-            properties,
+            message: Arc::new(Outgoing { body: frame.body, exchange, mandatory, properties, routing_key }),
             tell: asked || receipt.is_some(),
             receipt,
             reply_queue,
-            routing_key,
         })
     }
 
@@ -146,9 +139,9 @@ impl Session {
     }
 
     /// Lets the publish go, or says what it waits for.
-    pub(super) fn try_publish(&mut self, mut send: Prepared) -> Result<(), Box<Prepared>> {
+    pub(super) fn try_publish(&mut self, mut send: Box<Prepared>) -> Result<(), Box<Prepared>> {
         if self.has_pending_consumer_work() || self.publishing.declaring.is_some() || self.window_is_full(&send) {
-            return Err(Box::new(send));
+            return Err(send);
         }
         if let Some(queue) = &send.declare
             && !self.publishing.is_declared(&queue.name)
@@ -158,15 +151,15 @@ impl Session {
             self.publishing.declaring = Some((token, queue.name.clone()));
             let queue = queue.clone();
             self.command(BrokerCommand::Declare { token, queue });
-            return Err(Box::new(send));
+            return Err(send);
         }
         if let Some(name) = send.reply_queue.take() {
             match self.reply_queue(&name) {
-                Some(queue) => send.properties.reply_to = Some(queue),
+                Some(queue) => Arc::make_mut(&mut send.message).properties.reply_to = Some(queue),
                 None => {
                     self.subscribe_reply_queue(&name);
                     send.reply_queue = Some(name);
-                    return Err(Box::new(send));
+                    return Err(send);
                 }
             }
         }
@@ -181,26 +174,53 @@ impl Session {
             || (bytes > self.config.unconfirmed_bytes_max && !publishing.unconfirmed.is_empty())
     }
 
-    fn publish(&mut self, mut send: Prepared) {
+    fn publish(&mut self, mut send: Box<Prepared>) {
         let token = PublishToken(self.publishing.next_publish);
         self.publishing.next_publish += 1;
         // Consumers recognise a message that had to be published twice by its id, and a returned one is found by it.
-        if (send.receipt.is_some() || send.mandatory) && send.properties.message_id.is_none() {
-            send.properties.message_id = ShortText::new(format!("{}-{}", self.id, token.0)).ok();
+        if send.message.properties.message_id.is_none() && self.needs_message_id(&send) {
+            let id = ShortText::new(format!("{}-{}", self.id, token.0)).ok();
+            Arc::make_mut(&mut send.message).properties.message_id = id;
         }
-        let bytes = send.bytes();
+        let (bytes, message) = (send.bytes(), send.message.clone());
         self.publishing.unconfirmed_bytes += bytes;
-        let (commit, receipt, tell) = (send.commit, send.receipt, send.tell);
-        self.publishing.unconfirmed.push_back(Unconfirmed { bytes, commit, receipt, tell, token });
+        self.publishing.unconfirmed.push_back(Unconfirmed { bytes, send, token });
         self.stats.messages_published += 1;
-        self.command(BrokerCommand::Publish(Publish {
-            body: send.body,
-            exchange: send.exchange,
-            mandatory: send.mandatory,
-            properties: send.properties,
-            routing_key: send.routing_key,
-            token,
-        }));
+        self.command(BrokerCommand::Publish(Publish { message, token }));
+    }
+
+    /// In compatibility mode a SEND without receipt stays as the plugin would have published it.
+    fn needs_message_id(&self, send: &Prepared) -> bool {
+        let repeated = self.is_repeated(send) && (self.is_strict() || send.receipt.is_some());
+        send.message.mandatory || repeated
+    }
+
+    fn is_repeated(&self, send: &Prepared) -> bool {
+        match self.config.replay {
+            Replay::All => true,
+            Replay::None => false,
+            Replay::Receipted => send.tell || send.commit.is_some(),
+        }
+    }
+
+    /// The lease is gone: what is unconfirmed goes back to the front of what waits, in its order. What may not be repeated
+    /// is given up; the first of it that the client wants to know of is the answer.
+    pub(super) fn take_back_unconfirmed(&mut self) -> Option<Refusal> {
+        let publishing = &mut self.publishing;
+        publishing.declared.clear();
+        publishing.declaring = None;
+        publishing.unconfirmed_bytes = 0;
+        let unconfirmed = std::mem::take(&mut publishing.unconfirmed);
+        let mut refusal = None;
+        for entry in unconfirmed.into_iter().rev() {
+            if self.is_repeated(&entry.send) {
+                self.stats.messages_repeated += 1;
+                self.actions.push_front(Action::Publish(entry.send));
+            } else if entry.send.tell || entry.send.commit.is_some() {
+                refusal = Some(connection_lost().about_receipt(entry.send.receipt.as_deref()));
+            }
+        }
+        refusal
     }
 
     pub(super) fn handle_declared(&mut self, token: DeclareToken) {
@@ -212,10 +232,10 @@ impl Session {
     pub(super) fn handle_confirmed(&mut self, token: PublishToken) {
         let Some(entry) = self.publishing.take(token) else { return };
         self.stats.messages_confirmed += 1;
-        if let Some(receipt) = &entry.receipt {
+        if let Some(receipt) = &entry.send.receipt {
             self.receipt(receipt);
         }
-        if let Some(commit) = entry.commit {
+        if let Some(commit) = entry.send.commit {
             self.commit_step(commit, CommitStep::Done);
         }
     }
@@ -247,11 +267,12 @@ impl Session {
     fn handle_unstored(&mut self, token: PublishToken, refusal: Refusal) {
         let Some(entry) = self.publishing.take(token) else { return };
         self.stats.messages_rejected += 1;
-        let commit = entry.commit.and_then(|commit| self.commit_step(commit, CommitStep::Failed));
-        if !entry.tell && commit.is_none() {
+        let send = entry.send;
+        let commit = send.commit.and_then(|commit| self.commit_step(commit, CommitStep::Failed));
+        if !send.tell && commit.is_none() {
             return;
         }
-        let receipt = entry.receipt.or(commit);
+        let receipt = send.receipt.or(commit);
         self.refuse(refusal.about_receipt(receipt.as_deref()));
     }
 }

@@ -50,7 +50,8 @@ impl Session {
         })?;
         let serial =
             id.serial.parse().map(Serial).map_err(|_| Refusal::bad_header(header, "not an id of this relay"))?;
-        let known = self.ledger.get(serial).is_some_and(|entry| *entry.name == *id.name) && id.session == self.id;
+        let outstanding = self.ledger.get(serial).is_some_and(|entry| *entry.name == *id.name);
+        let known = (outstanding || self.ledger.is_stale(serial)) && id.session == self.id;
         match known {
             true => Ok(SettleAction { outcome, serial }),
             false => Err(not_found(serial)),
@@ -66,6 +67,9 @@ impl Session {
     }
 
     fn check_outstanding(&self, action: &SettleAction) -> Result<(), Refusal> {
+        if self.ledger.is_stale(action.serial) {
+            return Ok(());
+        }
         let entry = self.ledger.get(action.serial).ok_or_else(|| not_found(action.serial))?;
         if entry.stream && action.outcome != Settlement::Ack {
             return Err(Refusal::soft(
@@ -81,6 +85,9 @@ impl Session {
     /// Settles what the action covers. In a COMMIT a delivery may be gone already, by an earlier cumulative one of it.
     pub(super) fn settle(&mut self, action: &SettleAction) -> Result<(), Refusal> {
         let covered = self.ledger.settle(action.serial).map_err(|_| not_found(action.serial))?;
+        if covered.is_empty() {
+            self.stats.late_acks += 1;
+        }
         for (_, tag) in covered {
             self.command(BrokerCommand::Settle { tag, outcome: action.outcome });
         }

@@ -1,12 +1,15 @@
 //! The states of a session.
 //!
 //! ```text
-//!                  CONNECT              Login(Ok)                DISCONNECT, Drain           Closed, timeout
-//!  AwaitConnect ------------> LoggingIn ----------> Open ------------------------> Leaving ------------------> Ended
-//!       ^  |                      |                   |                                                          ^
-//!       |  | any other frame,     | Login(Err)        | ERROR that ends the session                              |
-//!       |  | login timeout        v                   v                                                          |
-//!       |  +----------------------+-------------------+----------------------------------------------------------+
+//!                  CONNECT              Login(Ok)            DISCONNECT, Drain            Closed, timeout
+//!  AwaitConnect ------------> LoggingIn ----------> Open --------------------> Leaving --------------------> Ended
+//!       ^  |                      |                 |  ^                        |   ^                          ^
+//!       |  |                      |      lease lost |  | Resumed(Ok)  lease lost|   | Resumed(Ok)              |
+//!       |  |                      |                 v  |                        v   |                          |
+//!       |  |                      |               Suspended <-------------------+---+                          |
+//!       |  | any other frame,     | Login(Err)       | grace is over                                           |
+//!       |  | login timeout        v                  v          an ERROR that ends the session, from any state |
+//!       |  +----------------------+------------------+---------------------------------------------------------+
 //!       +---- Login(Err) in compatibility mode, while attempts are left
 //! ```
 //!
@@ -28,9 +31,8 @@ pub(super) enum State {
     Ended,
     /// The broker is finishing what was given to it; then RECEIPT and close.
     Leaving {
-        close: Close,
         deadline: Instant,
-        receipt: Option<String>,
+        departure: Departure,
     },
     LoggingIn {
         deadline: Instant,
@@ -43,4 +45,17 @@ pub(super) enum State {
     Open {
         version: Version,
     },
+    /// Without a lease: the WebSocket and its heart-beats go on, frames wait.
+    Suspended {
+        /// What was to happen when the lease was lost.
+        leaving: Option<Departure>,
+        version: Version,
+    },
+}
+
+/// How a session that was asked to end will end.
+#[derive(Debug)]
+pub(super) struct Departure {
+    pub(super) close: Close,
+    pub(super) receipt: Option<String>,
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::Session;
 use super::amqp::{QueueDeclaration, ShortText};
-use super::command::{AfterUnsubscribe, BrokerCommand, Settlement, Subscribe, SubscribedQueue, SubscriptionKey};
+use super::command::{
+    AfterUnsubscribe, BrokerCommand, Overflow, Settlement, Sharing, Subscribe, SubscribedQueue, SubscriptionKey,
+};
 use super::destination::Destination;
 use super::event::Delivery;
 use super::ledger::{AckMode, Outstanding, message_id};
@@ -26,7 +28,11 @@ pub(super) struct Subscription {
     destination: String,
     /// None for a subscription that the client gave no id.
     id: Option<String>,
+    /// The command that made it, and makes it anew after an outage.
+    making: Subscribe,
     mode: AckMode,
+    /// Whether its queue has a name that nobody knows, so that a new one is as good: the old queue may still be locked.
+    nameless: bool,
     /// First part of its message ids: `T_<id>`, or `Q_<destination>` without id.
     name: Arc<str>,
     /// Known once the broker has said it.
@@ -47,6 +53,7 @@ enum Stage {
     Stopping {
         owed: Option<String>,
         receipt: Option<String>,
+        then: AfterUnsubscribe,
     },
 }
 
@@ -68,13 +75,17 @@ impl Subscriptions {
         self.by_key.len()
     }
 
-    fn insert(&mut self, subscription: Subscription) -> SubscriptionKey {
+    fn next_key(&mut self) -> SubscriptionKey {
         let key = SubscriptionKey(self.next);
         self.next += 1;
+        key
+    }
+
+    fn insert(&mut self, subscription: Subscription) {
+        let key = subscription.making.key;
         self.pending += 1;
         self.by_name.insert(subscription.name.clone(), key);
         self.by_key.insert(key, subscription);
-        key
     }
 
     fn remove(&mut self, key: SubscriptionKey) -> Option<Subscription> {
@@ -123,18 +134,49 @@ impl Session {
         let consumer_arguments = queue::consumer_arguments(&frame.headers, self.config.compatibility)?;
         let (queue, binding) = self.subscription_source(frame, &destination, durable)?;
         let receipt = frame.header("receipt").map(str::to_owned);
-        let key = self.subscriptions.insert(Subscription {
+        let key = self.subscriptions.next_key();
+        let nameless = binding.is_some() && !durable && frame.header("x-queue-name").is_none();
+        let sharing = self.sharing(frame, mode, nameless, &queue, &consumer_arguments);
+        let making = Subscribe { binding, consumer_arguments, key, prefetch, queue, sharing };
+        self.command(BrokerCommand::Subscribe(making.clone()));
+        self.subscriptions.insert(Subscription {
             declares: matches!(destination, Destination::Queue(_)),
             destination: frame.header("destination").unwrap_or_default().to_owned(),
             id,
+            making,
             mode,
+            nameless,
             name,
             queue: None,
             stage: Stage::Starting { receipt },
             topic: matches!(destination, Destination::Topic(_)),
         });
-        self.command(BrokerCommand::Subscribe(Subscribe { binding, consumer_arguments, key, prefetch, queue }));
         Ok(())
+    }
+
+    /// Any queue with the same binding serves a subscription that asks for nothing of its own.
+    fn sharing(
+        &self,
+        frame: &Frame,
+        mode: AckMode,
+        nameless: bool,
+        queue: &SubscribedQueue,
+        consumer_arguments: &[(ShortText, super::amqp::FieldValue)],
+    ) -> Sharing {
+        const OWN: [&str; 4] = ["auto-delete", "durable", "exclusive", "prefetch-count"];
+        let SubscribedQueue::Declared(declaration) = queue else { return Sharing::Own };
+        let plain = declaration.arguments.is_empty() && consumer_arguments.is_empty();
+        let asks = OWN.iter().any(|name| frame.headers.contains(name))
+            || frame.headers.iter().any(|(name, _)| name.starts_with("x-bind-"));
+        if mode != AckMode::Auto || !nameless || !plain || asks {
+            return Sharing::Own;
+        }
+        let destination = frame.header("destination").unwrap_or_default();
+        let drops = self.config.drop_oldest.iter().any(|pattern| match pattern.strip_suffix('*') {
+            Some(prefix) => destination.starts_with(prefix),
+            None => destination == pattern,
+        });
+        Sharing::Shared(if drops { Overflow::DropOldest } else { Overflow::Disconnect })
     }
 
     fn subscription_source(
@@ -216,6 +258,7 @@ impl Session {
             true => AfterUnsubscribe::Delete,
             false => AfterUnsubscribe::Keep,
         };
+        let then = queue;
         let owed = match &mut subscription.stage {
             Stage::Active => {
                 self.subscriptions.pending += 1;
@@ -223,8 +266,8 @@ impl Session {
             }
             Stage::Starting { receipt } | Stage::Stopping { owed: receipt, .. } => receipt.take(),
         };
-        subscription.stage = Stage::Stopping { owed, receipt };
-        self.command(BrokerCommand::Unsubscribe { key, queue });
+        subscription.stage = Stage::Stopping { owed, receipt, then };
+        self.command(BrokerCommand::Unsubscribe { key, queue: then });
         Ok(())
     }
 
@@ -291,23 +334,26 @@ impl Session {
     pub(super) fn handle_delivery(&mut self, delivery: Delivery, version: Version) {
         let wanted = self.subscriptions.by_key.get(&delivery.key);
         let Some(subscription) = wanted.filter(|entry| !matches!(entry.stage, Stage::Stopping { .. })) else {
-            let requeue = Settlement::Nack { requeue: true };
-            self.command(BrokerCommand::Settle { tag: delivery.tag, outcome: requeue });
+            let outcome = Settlement::Nack { requeue: true };
+            if let Some(tag) = delivery.tag {
+                self.command(BrokerCommand::Settle { tag, outcome });
+            }
             return;
         };
         let (mode, name, tag, key) = (subscription.mode, subscription.name.clone(), delivery.tag, delivery.key);
         let serial = self.ledger.next_serial();
         let message_id = message_id(&name, &self.id, serial);
         // Only a stream's deliveries carry their offset as a number.
-        let stream = delivery.properties.headers.iter().any(|(name, value)| {
+        let stream = delivery.message.properties.headers.iter().any(|(name, value)| {
             name.as_str() == "x-stream-offset" && matches!(value, super::amqp::FieldValue::Integer(_))
         });
         let ack = (version == Version::V1_2 && mode != AckMode::Auto).then_some(message_id.as_str());
         let envelope = Envelope { ack, message_id: &message_id, subscription: subscription.id.as_deref() };
-        let frame = message::frame(delivery, &envelope, &self.config);
-        match mode {
-            AckMode::Auto => self.unflushed.push(tag),
-            AckMode::Client | AckMode::ClientIndividual => {
+        let frame = message::frame(&delivery, &envelope, &self.config);
+        match (mode, tag) {
+            (_, None) => {}
+            (AckMode::Auto, Some(tag)) => self.unflushed.push(tag),
+            (AckMode::Client | AckMode::ClientIndividual, Some(tag)) => {
                 self.ledger.insert(serial, Outstanding { key, mode, name, stream, tag });
             }
         }
@@ -324,29 +370,83 @@ impl Session {
     /// Makes the reply queue: one per name and session, exclusive, gone with the session.
     pub(super) fn subscribe_reply_queue(&mut self, name: &str) {
         let id = format!("{REPLY_PREFIX}{name}");
-        let key = self.subscriptions.insert(Subscription {
+        // A name of our own, so that it is the same after an outage: others have it as the address to answer to.
+        let queue = QueueDeclaration {
+            arguments: Vec::new(),
+            auto_delete: true,
+            durable: false,
+            exclusive: true,
+            name: self.next_queue_name(),
+        };
+        let making = Subscribe {
+            binding: None,
+            consumer_arguments: Vec::new(),
+            key: self.subscriptions.next_key(),
+            prefetch: self.config.prefetch_auto,
+            queue: SubscribedQueue::Declared(queue),
+            sharing: Sharing::Own,
+        };
+        self.command(BrokerCommand::Subscribe(making.clone()));
+        self.subscriptions.insert(Subscription {
             declares: false,
             destination: id.clone(),
+            making,
             name: format!("T_{id}").into(),
+            nameless: false,
             id: Some(id),
             mode: AckMode::Auto,
             queue: None,
             stage: Stage::Starting { receipt: None },
             topic: false,
         });
-        self.command(BrokerCommand::Subscribe(Subscribe {
-            binding: None,
-            consumer_arguments: Vec::new(),
-            key,
-            prefetch: self.config.prefetch_auto,
-            queue: SubscribedQueue::Declared(QueueDeclaration {
-                arguments: Vec::new(),
-                auto_delete: true,
-                durable: false,
-                exclusive: true,
-                name: ShortText::default(),
-            }),
-        }));
+    }
+
+    /// After an outage: every subscription again, in the order in which they were made.
+    pub(super) fn resume_subscriptions(&mut self) {
+        let mut keys: Vec<_> = self.subscriptions.by_key.keys().copied().collect();
+        keys.sort_unstable();
+        for key in keys {
+            self.resume_subscription(key);
+        }
+    }
+
+    fn resume_subscription(&mut self, key: SubscriptionKey) {
+        let fresh = self.next_queue_name();
+        let Some(subscription) = self.subscriptions.by_key.get_mut(&key) else { return };
+        let stop = match &subscription.stage {
+            // It was going anyway, and with its connection it is gone.
+            Stage::Stopping { then: AfterUnsubscribe::Keep, .. } => return self.handle_unsubscribed(key),
+            Stage::Stopping { then: AfterUnsubscribe::Delete, .. } => Some(AfterUnsubscribe::Delete),
+            Stage::Active => {
+                subscription.stage = Stage::Starting { receipt: None };
+                self.subscriptions.pending += 1;
+                None
+            }
+            Stage::Starting { .. } => None,
+        };
+        if subscription.nameless
+            && let SubscribedQueue::Declared(queue) = &mut subscription.making.queue
+        {
+            queue.name = fresh;
+        }
+        let making = subscription.making.clone();
+        self.command(BrokerCommand::Subscribe(making));
+        if let Some(queue) = stop {
+            self.command(BrokerCommand::Unsubscribe { key, queue });
+        }
+    }
+
+    /// The client does not read as fast as messages come.
+    pub(super) fn handle_overflowed(&mut self, key: SubscriptionKey) {
+        let Some(subscription) = self.subscriptions.by_key.get(&key) else { return };
+        let id = subscription.id.clone().unwrap_or_else(|| subscription.destination.clone());
+        let refusal = Refusal::fatal(
+            "session.slow_consumer",
+            "Slow consumer",
+            "messages of this subscription came faster than the client took them\n",
+            "Read faster, subscribe to less, or let the operator set drop_oldest for this destination.",
+        );
+        self.refuse(refusal.about_subscription(&id).closing(CloseCode::SlowConsumer));
     }
 
     pub(super) fn too_many_subscriptions(&self) -> Refusal {

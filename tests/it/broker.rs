@@ -4,12 +4,13 @@ use super::support::rabbit::{Rabbit, unique};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stomp_relay::broker::{Broker, BrokerConfig, Channel, ClientLabel, Encryption, Node, Role};
 use stomp_relay::session::amqp::{Binding, FieldValue, Properties, QueueDeclaration, ShortText};
 use stomp_relay::session::command::{
-    AfterUnsubscribe, BrokerCommand, Credentials, DeclareToken, DeliveryTag, Publish, PublishToken, Settlement,
-    Subscribe, SubscribedQueue, SubscriptionKey,
+    AfterUnsubscribe, BrokerCommand, Credentials, DeclareToken, DeliveryTag, Outgoing, Publish, PublishToken,
+    Settlement, Sharing, Subscribe, SubscribedQueue, SubscriptionKey,
 };
 use stomp_relay::session::event::{BrokerEvent, Concern, Delivery, Failure, LoginFailure};
 
@@ -64,14 +65,20 @@ async fn close(mut channel: Channel) {
 }
 
 fn publish(token: u64, exchange: &str, routing_key: &str) -> Publish {
-    Publish {
+    publish_as(token, exchange, routing_key, |_| {})
+}
+
+/// The same with changes.
+fn publish_as(token: u64, exchange: &str, routing_key: &str, change: impl FnOnce(&mut Outgoing)) -> Publish {
+    let mut message = Outgoing {
         body: Bytes::from(format!("body {token}")),
         exchange: text(exchange),
         mandatory: false,
         properties: Properties { message_id: Some(text(&format!("m-{token}"))), ..Properties::default() },
         routing_key: text(routing_key),
-        token: PublishToken(token),
-    }
+    };
+    change(&mut message);
+    Publish { message: Arc::new(message), token: PublishToken(token) }
 }
 
 fn subscribe(key: u64, queue: SubscribedQueue, prefetch: u16) -> BrokerCommand {
@@ -81,6 +88,7 @@ fn subscribe(key: u64, queue: SubscribedQueue, prefetch: u16) -> BrokerCommand {
         key: SubscriptionKey(key),
         prefetch,
         queue,
+        sharing: Sharing::Own,
     })
 }
 
@@ -99,6 +107,10 @@ fn exclusive(name: &str) -> QueueDeclaration {
 async fn subscribed(channel: &mut Channel, key: u64, queue: &str, prefetch: u16) {
     channel.execute(subscribe(key, existing(queue), prefetch));
     assert_eq!(next(channel).await, BrokerEvent::Subscribed { key: SubscriptionKey(key), queue: text(queue) },);
+}
+
+fn tag(delivery: &Delivery) -> DeliveryTag {
+    delivery.tag.expect("an own consumer's deliveries have tags")
 }
 
 fn settle(channel: &mut Channel, tag: DeliveryTag, outcome: Settlement) {
@@ -199,10 +211,11 @@ async fn publishes_are_confirmed_in_order_and_arrive_whole() {
         timestamp: Some(1_700_000_000),
         ..Properties::default()
     };
-    channel.execute(BrokerCommand::Publish(Publish { properties: properties.clone(), ..publish(1, "", &queue) }));
+    channel
+        .execute(BrokerCommand::Publish(publish_as(1, "", &queue, |message| message.properties = properties.clone())));
     // Larger than a frame.
     let large = Bytes::from(vec![7; 300_000]);
-    channel.execute(BrokerCommand::Publish(Publish { body: large.clone(), ..publish(2, "", &queue) }));
+    channel.execute(BrokerCommand::Publish(publish_as(2, "", &queue, |message| message.body = large.clone())));
     (3..200).for_each(|token| channel.execute(BrokerCommand::Publish(publish(token, "", &queue))));
     assert_eq!(channel.unwritten(), 199);
     for token in 1..200 {
@@ -212,11 +225,14 @@ async fn publishes_are_confirmed_in_order_and_arrive_whole() {
 
     subscribed(&mut channel, 1, &queue, 500).await;
     let first = delivery(&mut channel).await;
-    assert_eq!((first.properties, &first.body[..]), (properties, &b"body 1"[..]));
-    assert_eq!((first.exchange, first.routing_key, first.redelivered), (text(""), text(&queue), false));
-    assert_eq!(delivery(&mut channel).await.body, large);
+    assert_eq!((first.message.properties.clone(), &first.message.body[..]), (properties, &b"body 1"[..]));
+    assert_eq!(
+        (first.message.exchange.clone(), first.message.routing_key.clone(), first.redelivered),
+        (text(""), text(&queue), false)
+    );
+    assert_eq!(delivery(&mut channel).await.message.body, large);
     for token in 3..200 {
-        assert_eq!(delivery(&mut channel).await.body, format!("body {token}"));
+        assert_eq!(delivery(&mut channel).await.message.body, format!("body {token}"));
     }
     close(channel).await;
 }
@@ -236,7 +252,10 @@ async fn returns_are_told_from_confirms_among_many() {
             let key = if token % 2 == 0 { &queue } else { &nowhere };
             // Bodies of no, one and several frames.
             let body = Bytes::from(vec![1; [0, 10, 200_000][token as usize % 41 % 3] as usize]);
-            channel.execute(BrokerCommand::Publish(Publish { mandatory: true, body, ..publish(token, "", key) }));
+            channel.execute(BrokerCommand::Publish(publish_as(token, "", key, |message| {
+                message.mandatory = true;
+                message.body = body;
+            })));
             token += 1;
         }
         for token in first..token {
@@ -303,7 +322,7 @@ async fn a_refused_publish_names_its_culprit() {
     let headers = vec![(text("big"), FieldValue::Text("x".repeat(140_000)))];
     let properties = Properties { headers, ..Properties::default() };
     channel.execute(BrokerCommand::Publish(publish(1, "", &queue)));
-    channel.execute(BrokerCommand::Publish(Publish { properties, ..publish(2, "", &queue) }));
+    channel.execute(BrokerCommand::Publish(publish_as(2, "", &queue, |message| message.properties = properties)));
     assert_eq!(next(&mut channel).await, BrokerEvent::Confirmed { token: PublishToken(1) });
     let event = next(&mut channel).await;
     assert!(
@@ -357,6 +376,7 @@ async fn a_refused_subscription_names_itself_and_leaves_nothing() {
             key: SubscriptionKey(1),
             prefetch: 1,
             queue: SubscribedQueue::Declared(queue),
+            sharing: Sharing::Own,
         }));
         let event = next(&mut channel).await;
         assert!(matches!(event, BrokerEvent::Failed { failure: Failure::Refused { reply_code: 404, .. }, .. }));
@@ -385,7 +405,7 @@ async fn only_what_was_settled_is_settled() {
     let mut deliveries = Vec::new();
     while deliveries.len() < 200 {
         let delivery = delivery(&mut channel).await;
-        deliveries.push((delivery.key.0, delivery.tag, String::from_utf8_lossy(&delivery.body).into_owned()));
+        deliveries.push((delivery.key.0, tag(&delivery), String::from_utf8_lossy(&delivery.message.body).into_owned()));
         // Settle in an order that has nothing to do with the tags, some of them at once and some never.
         if deliveries.len() % 5 == 0 {
             for at in [deliveries.len() - 2, deliveries.len() - 5, deliveries.len() - 1] {
@@ -413,7 +433,7 @@ async fn only_what_was_settled_is_settled() {
         while found.len() < unsettled(key).len() {
             let delivery = delivery(&mut channel).await;
             assert!(delivery.redelivered);
-            found.insert(String::from_utf8_lossy(&delivery.body).into_owned());
+            found.insert(String::from_utf8_lossy(&delivery.message.body).into_owned());
         }
         assert_eq!(found, unsettled(key));
         close(channel).await;
@@ -448,7 +468,7 @@ async fn unsubscribe_gives_back_what_was_not_seen() {
     assert!(seen < 50, "nothing was left to give back");
     assert_eq!(admin.ready(&queue).await, Some(50 - seen));
     // The one that the session has is still its own.
-    settle(&mut channel, first.tag, Settlement::Ack);
+    settle(&mut channel, tag(&first), Settlement::Ack);
     close(channel).await;
     eventually("the other ones are back", || async { admin.ready(&queue).await == Some(49) }).await;
 
@@ -475,7 +495,7 @@ async fn a_deleted_queue_cancels_its_subscription_only() {
     admin.channel.queue_delete(queues[0].as_str().into(), Default::default()).await.expect("deleted");
     assert_eq!(next(&mut channel).await, BrokerEvent::SubscriptionCancelled { key: SubscriptionKey(1) });
     admin.send(&queues[1], b"still here").await;
-    assert_eq!(delivery(&mut channel).await.body, "still here");
+    assert_eq!(delivery(&mut channel).await.message.body, "still here");
     channel.execute(BrokerCommand::Unsubscribe { key: SubscriptionKey(1), queue: AfterUnsubscribe::Keep });
     assert_eq!(next(&mut channel).await, BrokerEvent::Unsubscribed { key: SubscriptionKey(1) });
     close(channel).await;
@@ -613,9 +633,9 @@ async fn a_session_that_fails_again_and_again_disturbs_no_other() {
     let receiver = async {
         for number in 0..MESSAGES {
             let delivery = delivery(&mut good).await;
-            assert_eq!(delivery.body, format!("{number}"));
+            assert_eq!(delivery.message.body, format!("{number}"));
             assert!(!delivery.redelivered);
-            settle(&mut good, delivery.tag, Settlement::Ack);
+            settle(&mut good, tag(&delivery), Settlement::Ack);
         }
     };
     tokio::join!(bad, sender, publisher, receiver);
@@ -700,7 +720,7 @@ async fn an_alarm_blocks_publishing_and_nothing_else() {
     subscribed(&mut channel, 1, "alarm", 1).await;
     for _ in 0..4 {
         let delivery = delivery(&mut channel).await;
-        settle(&mut channel, delivery.tag, Settlement::Ack);
+        settle(&mut channel, tag(&delivery), Settlement::Ack);
         let _ = tokio::time::timeout(Duration::from_millis(1), async {}).await;
     }
     let rest = Duration::from_secs(5).saturating_sub(since.elapsed());
@@ -730,6 +750,50 @@ async fn tls_to_a_plaintext_port_fails() {
     let failure = login_error(&broker, "/", guest()).await;
     assert!(matches!(failure, LoginFailure::Unavailable { .. }), "{failure:?}");
     assert!(broker.probe().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_encrypts_and_checks_the_certificate() {
+    let folder = std::env::temp_dir().join(unique("certificates"));
+    std::fs::create_dir(&folder).expect("created");
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
+    let other = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
+    let file = |name: &str, text: String| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).expect("written");
+        path
+    };
+    let (cert, key) = (file("cert.pem", cert.pem()), file("key.pem", signing_key.serialize_pem()));
+    let other = file("other.pem", other.cert.pem());
+    // Free a moment ago: the node cannot be asked which one it took.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("known").port();
+    let _rabbit = Rabbit::start_with(&format!(
+        "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.certfile = {}\nssl_options.keyfile = {}\n",
+        cert.display(),
+        key.display()
+    ));
+    let broker = |host: &str, ca: &std::path::Path| {
+        let nodes = vec![Node { host: host.into(), port, encryption: Encryption::Tls }];
+        Broker::new(BrokerConfig { nodes, ca: Some(ca.to_owned()), ..BrokerConfig::default() }).expect("fine")
+    };
+    let right = broker("localhost", &cert);
+    right.probe().await.expect("the node answers");
+    let mut channel = lease(&right).await;
+    channel.execute(BrokerCommand::Publish(publish_as(1, "", "nowhere", |message| {
+        message.body = Bytes::from(vec![1; 500_000]);
+        message.mandatory = true;
+    })));
+    assert!(matches!(next(&mut channel).await, BrokerEvent::Returned { reply_code: 312, .. }));
+    close(channel).await;
+    for wrong in [broker("localhost", &other), broker("127.0.0.1", &cert)] {
+        let failure = login_error(&wrong, "/", guest()).await;
+        assert!(
+            matches!(&failure, LoginFailure::Unavailable { reason } if reason.contains("certificate")),
+            "{failure:?}"
+        );
+    }
+    std::fs::remove_dir_all(folder).expect("removed");
 }
 
 /// Runs alone in a process of its own, because it counts threads.

@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use stomp_relay::session::amqp::{Body, FieldValue, Properties, ShortText};
 use stomp_relay::session::command::{
-    BrokerCommand, Credentials, DeclareToken, DeliveryTag, PublishToken, Settlement, SubscribedQueue, SubscriptionKey,
+    BrokerCommand, Credentials, DeclareToken, DeliveryTag, Overflow, Publish, PublishToken, Settlement, Sharing,
+    SubscribedQueue, SubscriptionKey,
 };
-use stomp_relay::session::config::{Compatibility, SessionConfig};
-use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Concern, Delivery, Failure, LoginFailure};
+use stomp_relay::session::config::{Compatibility, Replay, SessionConfig};
+use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Concern, Delivery, Failure, LoginFailure, Message};
 use stomp_relay::session::io::{Input, Output};
 use stomp_relay::session::{Session, SessionSeed};
 use stomp_relay::stomp::{Decoder, Escapes, Frame, Item, Limits};
@@ -80,7 +81,15 @@ fn set(config: &mut SessionConfig, peer: &mut IpAddr, setting: &str) {
             let (login, passcode) = value.split_once(' ').unwrap();
             config.default_credentials = Some(Credentials { login: login.into(), passcode: passcode.into() });
         }
+        "drop_oldest" => config.drop_oldest = vec![value.to_owned()],
         "peer" => *peer = value.parse().unwrap(),
+        "replay" => {
+            config.replay = match value {
+                "all" => Replay::All,
+                "none" => Replay::None,
+                _ => Replay::Receipted,
+            };
+        }
         "subscriptions_max" => config.subscriptions_max = value.parse().unwrap(),
         "transaction_bytes_max" => config.transaction_bytes_max = value.parse().unwrap(),
         "transaction_frames_max" => config.transaction_frames_max = value.parse().unwrap(),
@@ -189,6 +198,23 @@ fn broker_input(text: &str) -> Input {
         "confirmed" => BrokerEvent::Confirmed { token: PublishToken(number(1)) },
         "declared" => BrokerEvent::Declared { token: DeclareToken(number(1)), queue: short(words[2]) },
         "deliver" => BrokerEvent::Delivery(delivery(&words)),
+        "dropped" => BrokerEvent::Dropped { key: SubscriptionKey(number(1)), messages: number(2) },
+        "overflowed" => BrokerEvent::Overflowed { key: SubscriptionKey(number(1)) },
+        "poisoned" => BrokerEvent::Failed {
+            failure: Failure::Poisoned { queues: vec![short(words[1])] },
+            concerns: Concern::Session,
+        },
+        "resumed" => {
+            return Input::Resumed(match words[1] {
+                "ok" => Ok(BrokerInfo { version: words[2].to_owned() }),
+                "refused" => Err(LoginFailure::AccessRefused),
+                _ => Err(LoginFailure::Unavailable { reason: rest(2) }),
+            });
+        }
+        "timedout" => BrokerEvent::Failed { failure: Failure::TimedOut { step: "step" }, concerns: Concern::Session },
+        "unconfirmed" => {
+            BrokerEvent::Failed { failure: Failure::Unconfirmed, concerns: Concern::Publish(PublishToken(number(1))) }
+        }
         "lost" => BrokerEvent::Failed { failure: Failure::LinkLost { reason: rest(1) }, concerns: Concern::Session },
         "refused" => BrokerEvent::Failed {
             failure: Failure::Refused { reply_code: number(2) as u16, reply_text: rest(3) },
@@ -234,13 +260,15 @@ fn delivery(words: &[&str]) -> Delivery {
         }
     }
     Delivery {
-        body: Body::copy_from_slice(words[5].as_bytes()),
-        exchange: short(words[3].trim_matches('-')),
         key: SubscriptionKey(words[1].parse().unwrap()),
-        properties,
+        message: Arc::new(Message {
+            body: Body::copy_from_slice(words[5].as_bytes()),
+            exchange: short(words[3].trim_matches('-')),
+            properties,
+            routing_key: short(words[4]),
+        }),
         redelivered: words.contains(&"redelivered"),
-        routing_key: short(words[4]),
-        tag: DeliveryTag(words[2].parse().unwrap()),
+        tag: words[2].parse().ok().map(DeliveryTag),
     }
 }
 
@@ -257,6 +285,7 @@ fn show(output: Output) -> String {
         Output::LoggedIn => "C< limits raised".to_owned(),
         Output::Login { credentials, virtual_host } => format!("B< login {} {virtual_host}", credentials.login),
         Output::Ping => "C< ping".to_owned(),
+        Output::Resume { attempt } => format!("B< resume, attempt {attempt}"),
     }
 }
 
@@ -275,13 +304,13 @@ fn show_command(command: BrokerCommand) -> String {
     match command {
         BrokerCommand::Close => "close".to_owned(),
         BrokerCommand::Declare { token, queue } => format!("declare #{} {}", token.0, show_queue(&queue)),
-        BrokerCommand::Publish(publish) => {
-            let mut text = format!("publish #{} '{}' '{}'", publish.token.0, publish.exchange, publish.routing_key);
-            if publish.mandatory {
+        BrokerCommand::Publish(Publish { message, token }) => {
+            let mut text = format!("publish #{} '{}' '{}'", token.0, message.exchange, message.routing_key);
+            if message.mandatory {
                 text.push_str(" mandatory");
             }
-            text.push_str(&show_properties(&publish.properties));
-            let _ = write!(text, " | {}", String::from_utf8_lossy(&publish.body));
+            text.push_str(&show_properties(&message.properties));
+            let _ = write!(text, " | {}", String::from_utf8_lossy(&message.body));
             text
         }
         BrokerCommand::Settle { tag, outcome } => match outcome {
@@ -297,6 +326,11 @@ fn show_command(command: BrokerCommand) -> String {
             if let Some(binding) = &subscribe.binding {
                 let _ = write!(text, " bind '{}' '{}'", binding.exchange, binding.routing_key);
                 text.push_str(&show_arguments(&binding.arguments));
+            }
+            match subscribe.sharing {
+                Sharing::Own => {}
+                Sharing::Shared(Overflow::Disconnect) => text.push_str(" shared"),
+                Sharing::Shared(Overflow::DropOldest) => text.push_str(" shared, drops oldest"),
             }
             if !subscribe.consumer_arguments.is_empty() {
                 let _ = write!(text, " consume{}", show_arguments(&subscribe.consumer_arguments));

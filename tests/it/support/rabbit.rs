@@ -4,6 +4,7 @@
 //! starts a node of its own, which lives as long as the process does, however it ends. Any other broker can be used by setting
 //! the two variables by hand.
 
+use super::scratch::Scratch;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -33,6 +34,13 @@ impl Rabbit {
 
     /// A node of one's own, for tests that disturb it. Stopped when dropped.
     pub fn start() -> Rabbit {
+        Rabbit::start_with("")
+    }
+
+    /// The same with further lines for its `rabbitmq.conf`.
+    pub fn start_with(configuration: &str) -> Rabbit {
+        let scratch = Scratch::new();
+        let configuration = scratch.write("rabbitmq.conf", configuration);
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/rabbitmq");
         // The inner command lives until the pipe from this process ends, and the node as long as the inner command.
         let wait = format!("echo \"ready ${PORT} ${CTL}\"; exec cat <&3 >/dev/null");
@@ -40,6 +48,7 @@ impl Rabbit {
             .args(["-c", "exec 3<&0; exec \"$0\" with sh -c \"$1\""])
             .arg(script)
             .arg(wait)
+            .env("STOMP_RELAY_TEST_BROKER_CONF", configuration)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
