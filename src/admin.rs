@@ -2,21 +2,27 @@
 //! Plain HTTP for an internal network; it changes nothing.
 
 use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::broker::{Broker, Role};
 use crate::clients::Clients;
+use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 
 /// For a request's head, and between two requests.
@@ -26,11 +32,97 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECTIONS_MAX: usize = 64;
 
 const TEXT: &str = "text/plain; charset=utf-8";
-const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What may be looked at.
+#[derive(Clone)]
+pub struct View {
+    broker: Broker,
+    clients: Clients,
+    readiness: Readiness,
+    registry: Arc<Registry>,
+}
+
+impl View {
+    pub fn new(broker: Broker, clients: Clients, metrics: &Metrics, readiness: Readiness) -> View {
+        let mut registry = Registry::with_prefix("stomp_relay");
+        metrics.register(&mut registry);
+        View { broker, clients, readiness, registry: Arc::new(registry) }
+    }
+
+    /// Prometheus' text format: the counters, then the gauges that are read now.
+    fn metrics(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode_registry(&mut text, &self.registry)?;
+        gauge(&mut text, "connections", "Client connections that are open", &[("", self.clients.count())])?;
+        gauge(
+            &mut text,
+            "ready",
+            "Whether new clients should come here",
+            &[("", usize::from(self.readiness.report().0))],
+        )?;
+        gauge(
+            &mut text,
+            "draining",
+            "Whether the relay is being stopped",
+            &[("", usize::from(self.readiness.is_draining()))],
+        )?;
+        counter(&mut text, "connections", "Client connections accepted", self.clients.total())?;
+        let links = self.broker.status().links;
+        let of = |role: Role, blocked| links.iter().filter(|link| link.role == role && link.blocked == blocked).count();
+        gauge(
+            &mut text,
+            "amqp_connections",
+            "AMQP connections by role and state",
+            &[
+                ("role=\"consume\",state=\"open\"", of(Role::Consume, false)),
+                ("role=\"publish\",state=\"open\"", of(Role::Publish, false)),
+                ("role=\"publish\",state=\"blocked\"", of(Role::Publish, true)),
+            ],
+        )?;
+        let channels = links.iter().map(|link| link.channels).sum();
+        gauge(&mut text, "amqp_channels", "AMQP channels that sessions hold", &[("", channels)])?;
+        process(&mut text)?;
+        encode_eof(&mut text)?;
+        Ok(text)
+    }
+}
+
+fn gauge(text: &mut String, name: &str, help: &str, samples: &[(&str, usize)]) -> std::fmt::Result {
+    writeln!(text, "# HELP stomp_relay_{name} {help}.\n# TYPE stomp_relay_{name} gauge")?;
+    samples.iter().try_for_each(|(labels, value)| match labels.is_empty() {
+        true => writeln!(text, "stomp_relay_{name} {value}"),
+        false => writeln!(text, "stomp_relay_{name}{{{labels}}} {value}"),
+    })
+}
+
+fn counter(text: &mut String, name: &str, help: &str, value: u64) -> std::fmt::Result {
+    writeln!(text, "# HELP stomp_relay_{name}_accepted {help}.\n# TYPE stomp_relay_{name}_accepted counter")?;
+    writeln!(text, "stomp_relay_{name}_accepted_total {value}")
+}
+
+/// Memory and file descriptors, where Linux tells them.
+fn process(text: &mut String) -> std::fmt::Result {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    if let Some(kilobytes) = resident {
+        writeln!(
+            text,
+            "# HELP process_resident_memory_bytes Resident memory.\n# TYPE process_resident_memory_bytes gauge"
+        )?;
+        writeln!(text, "process_resident_memory_bytes {}", kilobytes * 1024)?;
+    }
+    if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
+        writeln!(text, "# HELP process_open_fds Open file descriptors.\n# TYPE process_open_fds gauge")?;
+        writeln!(text, "process_open_fds {}", files.count())?;
+    }
+    Ok(())
+}
 
 /// Serves until `stopped`.
-pub async fn serve(socket: TcpListener, readiness: Readiness, clients: Clients, stopped: CancellationToken) {
-    let places = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+pub async fn serve(socket: TcpListener, view: View, stopped: CancellationToken) {
+    let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
@@ -41,10 +133,9 @@ pub async fn serve(socket: TcpListener, readiness: Readiness, clients: Clients, 
             tokio::time::sleep(crate::listener::tcp::ACCEPT_PAUSE).await;
             continue;
         };
-        let (readiness, clients) = (readiness.clone(), clients.clone());
+        let view = view.clone();
         tokio::spawn(async move {
-            let service =
-                service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &readiness, &clients))));
+            let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &view))));
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
@@ -57,17 +148,20 @@ pub async fn serve(socket: TcpListener, readiness: Readiness, clients: Clients, 
     }
 }
 
-fn answer(request: &Request<Incoming>, readiness: &Readiness, clients: &Clients) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, view: &View) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET or HEAD only\n".to_owned());
-        response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
     match request.uri().path() {
         "/livez" => page(StatusCode::OK, TEXT, "ok\n".to_owned()),
-        "/metrics" => page(StatusCode::OK, METRICS, metrics(readiness, clients)),
+        "/metrics" => match view.metrics() {
+            Ok(text) => page(StatusCode::OK, METRICS, text),
+            Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+        },
         "/readyz" => {
-            let (ready, report) = readiness.report();
+            let (ready, report) = view.readiness.report();
             let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             let verbose = !ready || request.uri().query().is_some_and(|query| query.contains("verbose"));
             page(status, TEXT, if verbose { report } else { "ok\n".to_owned() })
@@ -76,24 +170,10 @@ fn answer(request: &Request<Incoming>, readiness: &Readiness, clients: &Clients)
     }
 }
 
-/// Prometheus' text format.
-fn metrics(readiness: &Readiness, clients: &Clients) -> String {
-    let ready = u8::from(readiness.report().0);
-    let (open, total) = (clients.count(), clients.total());
-    format!(
-        "# HELP stomp_relay_ready Whether new clients should come here.\n# TYPE stomp_relay_ready gauge\n\
-         stomp_relay_ready {ready}\n\
-         # HELP stomp_relay_connections Client connections that are open.\n# TYPE stomp_relay_connections gauge\n\
-         stomp_relay_connections {open}\n\
-         # HELP stomp_relay_connections_accepted_total Client connections accepted since the start.\n\
-         # TYPE stomp_relay_connections_accepted_total counter\nstomp_relay_connections_accepted_total {total}\n"
-    )
-}
-
 fn page(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
-    response.headers_mut().insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -35,6 +35,16 @@ pub enum Refused {
     FullForAddress,
 }
 
+impl Refused {
+    /// As a metric shows it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Refused::Full => "limit_total",
+            Refused::FullForAddress => "limit_address",
+        }
+    }
+}
+
 /// A client's place; given back when it is dropped, however its task ends.
 #[derive(Debug)]
 pub struct Place {

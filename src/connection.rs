@@ -21,12 +21,13 @@ use tracing::{debug, info};
 
 use crate::broker::{Broker, Channel, ClientLabel};
 use crate::listener::{DriveError, Event, Incoming, Opened, Read, ReceiveError, WebSocket, Write};
+use crate::metrics::{Direction, Metrics, Peer, close_reason};
 use crate::session::config::SessionConfig;
 use crate::session::event::{BrokerEvent, BrokerInfo, LoginFailure};
 use crate::session::io::{Input, Output};
 use crate::session::refusal::{Close, CloseCode};
-use crate::session::{Session, SessionSeed};
-use crate::stomp::{Decoder, Escapes, Frame, Item, Limits, encode};
+use crate::session::{Session, SessionSeed, Stats};
+use crate::stomp::{Command, Decoder, Escapes, Frame, Item, Limits, encode};
 
 /// Bytes read ahead while the session wants no frames, so that pings are answered and a closed socket is noticed.
 const READ_AHEAD_MAX: usize = 64 * 1024;
@@ -56,21 +57,35 @@ pub struct ConnectionConfig {
 type LoginFuture = Pin<Box<dyn Future<Output = Result<(Channel, BrokerInfo), LoginFailure>> + Send>>;
 
 struct Connection<'a> {
+    /// When the lease was asked for that is being waited for.
+    asked: Instant,
     broker: &'a Broker,
     buffer: BytesMut,
     config: &'a ConnectionConfig,
+    /// What of the session's totals is in the metrics already.
+    counted: Stats,
     decoder: Decoder,
     label: ClientLabel,
     lease: Option<Channel>,
     /// A login, or the way to another lease after an outage.
     login: Option<LoginFuture>,
+    metrics: &'a Metrics,
     /// The buffer may hold another complete frame.
     more: bool,
     /// The client sends nothing more; what it sent before is still handled.
     peer_gone: bool,
+    presence: Presence,
     session: Session,
     socket: WebSocket,
     stall: Stall,
+}
+
+/// In which of the gauges a session counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    LoggedIn,
+    Suspended,
+    Unknown,
 }
 
 /// What a turn waited for.
@@ -90,6 +105,7 @@ pub async fn run(
     opened: Opened,
     broker: &Broker,
     config: &ConnectionConfig,
+    metrics: &Metrics,
     drain: &CancellationToken,
 ) {
     let started = Instant::now();
@@ -102,16 +118,24 @@ pub async fn run(
         config,
         decoder: Decoder::new(config.login_limits, config.escapes),
         label: ClientLabel(opened.peer.to_string()),
+        asked: started,
+        counted: Stats::default(),
         lease: None,
         login: None,
+        metrics,
         more: false,
         peer_gone: false,
+        presence: Presence::Unknown,
         session,
         socket,
         stall: Stall::new(),
     };
     let close = connection.serve(drain).await;
     let stats = connection.session.stats();
+    let peer = if connection.peer_gone { Peer::Gone } else { Peer::There };
+    let reason = close_reason(close.code, peer);
+    connection.show(Presence::Unknown);
+    metrics.session_closed(reason, started.elapsed().as_secs_f64());
     info!(
         session = id,
         peer = %opened.peer,
@@ -119,12 +143,14 @@ pub async fn run(
         vhost = connection.session.virtual_host(),
         version = connection.session.version().map_or("", |version| version.as_str()),
         code = close.code as u16,
-        reason = %close.reason,
+        reason,
+        text = %close.reason,
         seconds = started.elapsed().as_secs(),
         frames_received = stats.frames_received,
         frames_sent = stats.frames_sent,
         messages_published = stats.messages_published,
         messages_delivered = stats.messages_delivered,
+        failovers = stats.suspensions,
         "session closed"
     );
     connection.close(close).await;
@@ -197,6 +223,15 @@ impl Connection<'_> {
                 }
                 // A session that has a lease was logged in before.
                 let resumed = self.lease.is_some();
+                let seconds = self.asked.elapsed().as_secs_f64();
+                match (resumed, &result) {
+                    (false, result) => self.metrics.login(result.as_ref().map(|_| ()), seconds),
+                    (true, Ok(_)) => self.metrics.outage_ended(seconds),
+                    (true, Err(_)) => {}
+                }
+                if result.is_ok() {
+                    self.show(Presence::LoggedIn);
+                }
                 let result = result.map(|(lease, info)| {
                     self.lease = Some(lease);
                     info
@@ -257,6 +292,7 @@ impl Connection<'_> {
                 Ok(Some(Item::Heartbeat)) => {}
                 Ok(Some(Item::Frame(frame))) => {
                     handled += 1;
+                    self.metrics.frame(&frame.command, Direction::r#in);
                     if let Some(close) = self.input(now, Input::Frame(frame)) {
                         return Some(close);
                     }
@@ -282,6 +318,11 @@ impl Connection<'_> {
 
     fn input(&mut self, now: Instant, input: Input) -> Option<Close> {
         self.session.handle_input(now, input);
+        let stats = self.session.stats();
+        if stats != self.counted {
+            self.metrics.count(&stats, &self.counted);
+            self.counted = stats;
+        }
         while let Some(output) = self.session.poll_output() {
             match output {
                 Output::Close(close) => return Some(close),
@@ -297,11 +338,16 @@ impl Connection<'_> {
                     self.socket.set_message_bytes_max(self.config.limits.frame_bytes_max);
                 }
                 Output::Login { credentials, virtual_host } => {
+                    self.asked = now;
                     let (broker, label) = (self.broker.clone(), self.label.clone());
                     self.login = Some(Box::pin(async move { broker.login(&virtual_host, &credentials, &label).await }));
                 }
                 Output::Ping => self.socket.queue_ping(),
                 Output::Resume { attempt } => {
+                    if self.presence != Presence::Suspended {
+                        self.asked = now;
+                        self.show(Presence::Suspended);
+                    }
                     self.login = self.lease.as_ref().map(|lease| -> LoginFuture { Box::pin(lease.renewal(attempt)) });
                 }
             }
@@ -310,9 +356,29 @@ impl Connection<'_> {
     }
 
     fn send(&mut self, frame: &Frame) {
+        self.metrics.frame(&frame.command, Direction::out);
+        if let (Command::Error, Some(code)) = (&frame.command, frame.header("error-code")) {
+            self.metrics.error(code);
+        }
         let mut bytes = BytesMut::new();
         encode(frame, &mut bytes);
         self.socket.queue(bytes.freeze());
+    }
+
+    /// Moves the session from one gauge to another.
+    fn show(&mut self, presence: Presence) {
+        let gauge = |presence| match presence {
+            Presence::LoggedIn => Some(&self.metrics.sessions),
+            Presence::Suspended => Some(&self.metrics.suspended),
+            Presence::Unknown => None,
+        };
+        if let Some(old) = gauge(self.presence) {
+            old.dec();
+        }
+        if let Some(new) = gauge(presence) {
+            new.inc();
+        }
+        self.presence = presence;
     }
 
     /// The client learns why, and at the same time the broker gets back what was not settled.

@@ -23,6 +23,7 @@ pub mod config;
 pub mod connection;
 pub mod dev_cert;
 pub mod listener;
+pub mod metrics;
 pub mod readiness;
 pub mod server;
 pub mod session;

@@ -30,6 +30,10 @@ impl Readiness {
         self.state().listening = true;
     }
 
+    pub fn is_draining(&self) -> bool {
+        self.state().draining
+    }
+
     /// One line per condition, `[+]name ok` or `[-]name failed: why`; ready if none failed.
     pub fn report(&self) -> (bool, String) {
         let state = self.state().clone();

@@ -14,6 +14,7 @@ use crate::config::ListenUrl;
 use crate::connection;
 use crate::listener::tcp::{self, AcceptFailure};
 use crate::listener::{Opened, WebSocket, serve_connection};
+use crate::metrics::Metrics;
 
 pub(super) struct Door {
     /// Which of the settings' listeners it is.
@@ -34,14 +35,14 @@ impl Door {
         &self.url
     }
 
-    pub(super) async fn accept(self, serving: Arc<Serving>, broker: Broker, clients: Clients) {
+    pub(super) async fn accept(self, serving: Arc<Serving>, broker: Broker, clients: Clients, metrics: Arc<Metrics>) {
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
                 () = clients.stop().cancelled() => return,
             };
             match accepted {
-                Ok((socket, peer)) => self.welcome(socket, peer, &serving, &broker, &clients),
+                Ok((socket, peer)) => self.welcome(socket, peer, &serving, &broker, &clients, &metrics),
                 Err(error) => match tcp::accept_failure(&error) {
                     AcceptFailure::Connection => {}
                     AcceptFailure::Exhausted(pause) => {
@@ -53,12 +54,20 @@ impl Door {
         }
     }
 
-    fn welcome(&self, socket: TcpStream, peer: SocketAddr, serving: &Serving, broker: &Broker, clients: &Clients) {
+    fn welcome(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+        serving: &Serving,
+        broker: &Broker,
+        clients: &Clients,
+        metrics: &Arc<Metrics>,
+    ) {
         match clients.take_place(peer.ip().to_canonical()) {
             Ok(place) => {
                 let settings = serving.current();
                 let listener = settings.listeners[self.index].clone();
-                let (broker, stop) = (broker.clone(), clients.stop().clone());
+                let (broker, metrics, stop) = (broker.clone(), metrics.clone(), clients.stop().clone());
                 let place = Arc::new(place);
                 tokio::spawn(async move {
                     let connection = settings.connection.clone();
@@ -66,13 +75,23 @@ impl Door {
                     let on_open = {
                         let place = place.clone();
                         move |socket: WebSocket, opened: Opened| {
-                            serve_session(socket, opened, broker.clone(), connection.clone(), place.clone())
+                            serve_session(
+                                socket,
+                                opened,
+                                broker.clone(),
+                                connection.clone(),
+                                metrics.clone(),
+                                place.clone(),
+                            )
                         }
                     };
                     serve_connection(socket, peer, listener, stop, on_open).await;
                 });
             }
-            Err(reason) => debug!(%peer, ?reason, "connection refused: a limit is reached"),
+            Err(reason) => {
+                metrics.rejected(reason.label());
+                debug!(%peer, ?reason, "connection refused: a limit is reached");
+            }
         }
     }
 }
@@ -82,7 +101,8 @@ async fn serve_session(
     opened: Opened,
     broker: Broker,
     config: Arc<connection::ConnectionConfig>,
+    metrics: Arc<Metrics>,
     place: Arc<Place>,
 ) {
-    connection::run(socket, opened, &broker, &config, &place.drain).await;
+    connection::run(socket, opened, &broker, &config, &metrics, &place.drain).await;
 }

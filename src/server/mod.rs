@@ -15,11 +15,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::admin;
+use crate::admin::{self, View};
 use crate::broker::Broker;
 use crate::clients::Clients;
 use crate::config::{Config, Problems};
 use crate::listener::tcp;
+use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 
 use accept::Door;
@@ -113,15 +114,16 @@ impl Server {
     /// Serves until [`Signal::Stop`], then drains. The end of `signals` counts as Stop.
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>, reload: Reload) -> Ended {
         let Server { admin, broker, config, doors, serving } = self;
-        let readiness = Readiness::default();
+        let (metrics, readiness) = (Arc::new(Metrics::default()), Readiness::default());
         let clients = Clients::new(config.limits.connections_max, config.limits.connections_per_address_max);
         let (background, stopped) = (TaskTracker::new(), CancellationToken::new());
         background.spawn(readiness.clone().watch(broker.clone(), stopped.clone()));
         if let Some(socket) = admin {
-            background.spawn(admin::serve(socket, readiness.clone(), clients.clone(), stopped.clone()));
+            let view = View::new(broker.clone(), clients.clone(), &metrics, readiness.clone());
+            background.spawn(admin::serve(socket, view, stopped.clone()));
         }
         for door in doors {
-            background.spawn(door.accept(serving.clone(), broker.clone(), clients.clone()));
+            background.spawn(door.accept(serving.clone(), broker.clone(), clients.clone(), metrics.clone()));
         }
         readiness.listening();
         while let Some(Signal::Reload) = signals.recv().await {

@@ -1,0 +1,235 @@
+//! What can be counted from outside: every metric, its name and its labels. Process-level counters that never fall; no label
+//! holds a user, a session or a destination, so their number is bounded by the source.
+//!
+//! The parts hold this and count; nothing here asks anybody anything. Gauges of things that know their own number (links,
+//! connections) are read when somebody looks, by `admin`.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::session::Stats;
+use crate::session::event::LoginFailure;
+use crate::session::refusal::CloseCode;
+use crate::stomp::Command;
+
+/// Seconds: from a second to a day, with the idle limits of common proxies between.
+const SESSION_SECONDS: [f64; 11] = [1.0, 10.0, 60.0, 100.0, 240.0, 300.0, 600.0, 1800.0, 3600.0, 14_400.0, 86_400.0];
+/// Seconds: a broker answers within milliseconds; a failover takes many seconds.
+const LOGIN_SECONDS: [f64; 9] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
+const OUTAGE_SECONDS: [f64; 8] = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 300.0];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types)]
+pub enum Direction {
+    r#in,
+    out,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FrameLabels {
+    command: &'static str,
+    dir: Direction,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DirectionLabel {
+    dir: Direction,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CodeLabel {
+    code: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+}
+
+/// All counters. Cheap to update from many tasks at once.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    auth_attempts: Family<ResultLabel, Counter>,
+    connections_rejected: Family<ReasonLabel, Counter>,
+    errors: Family<CodeLabel, Counter>,
+    failovers: Counter,
+    frames: Family<FrameLabels, Counter>,
+    late_acks: Counter,
+    messages: Family<DirectionLabel, Counter>,
+    messages_confirmed: Counter,
+    messages_dropped: Counter,
+    messages_rejected: Counter,
+    messages_repeated: Counter,
+    /// Sessions that wait for a broker.
+    pub suspended: Gauge,
+    /// Sessions that are logged in.
+    pub sessions: Gauge,
+    sessions_closed: Family<ReasonLabel, Counter>,
+    timings: Timings,
+}
+
+#[derive(Clone, Debug)]
+struct Timings {
+    login: Histogram,
+    outage: Histogram,
+    session: Histogram,
+}
+
+impl Default for Timings {
+    fn default() -> Timings {
+        Timings {
+            login: Histogram::new(LOGIN_SECONDS),
+            outage: Histogram::new(OUTAGE_SECONDS),
+            session: Histogram::new(SESSION_SECONDS),
+        }
+    }
+}
+
+impl Metrics {
+    /// Registers everything under the prefix `stomp_relay`.
+    pub fn register(&self, registry: &mut Registry) {
+        let build: Family<BuildLabels, Gauge> = Family::default();
+        build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
+        registry.register("build", "What runs here", build);
+        registry.register("auth_attempts", "Logins by result", self.auth_attempts.clone());
+        registry.register("connections_rejected", "Connections refused by reason", self.connections_rejected.clone());
+        registry.register("stomp_errors", "ERROR frames by error-code", self.errors.clone());
+        registry.register("failovers", "Times a session lost its lease on the broker", self.failovers.clone());
+        registry.register("stomp_frames", "STOMP frames by command and direction", self.frames.clone());
+        registry.register("late_acks", "ACKs of deliveries that were lost with their lease", self.late_acks.clone());
+        registry.register("messages", "Messages: in from clients, out to clients", self.messages.clone());
+        registry.register("publish_confirmed", "Messages that RabbitMQ confirmed", self.messages_confirmed.clone());
+        registry.register(
+            "messages_dropped",
+            "Messages a slow client lost by drop_oldest",
+            self.messages_dropped.clone(),
+        );
+        registry.register(
+            "publish_rejected",
+            "Messages that RabbitMQ refused or returned",
+            self.messages_rejected.clone(),
+        );
+        registry.register(
+            "publish_repeated",
+            "Messages published again after a failover",
+            self.messages_repeated.clone(),
+        );
+        registry.register("sessions", "Sessions that are logged in", self.sessions.clone());
+        registry.register("sessions_suspended", "Sessions that wait for a broker", self.suspended.clone());
+        registry.register("sessions_closed", "Ended sessions by reason", self.sessions_closed.clone());
+        let Timings { login, outage, session } = self.timings.clone();
+        registry.register_with_unit("auth_duration", "Time of a login at RabbitMQ", Unit::Seconds, login);
+        registry.register_with_unit("failover_duration", "Time without a lease", Unit::Seconds, outage);
+        registry.register_with_unit("session_duration", "Age of ended sessions", Unit::Seconds, session);
+    }
+
+    pub fn frame(&self, command: &Command, dir: Direction) {
+        let command = match command {
+            Command::Unknown(_) => "unknown",
+            command => known_command(command),
+        };
+        self.frames.get_or_create(&FrameLabels { command, dir }).inc();
+    }
+
+    /// `code` is one of those in docs/errors.md.
+    pub fn error(&self, code: &str) {
+        self.errors.get_or_create(&CodeLabel { code: code.to_owned() }).inc();
+    }
+
+    pub fn login(&self, result: Result<(), &LoginFailure>, seconds: f64) {
+        let result = match result {
+            Ok(()) => "ok",
+            Err(LoginFailure::AccessRefused) => "refused",
+            Err(LoginFailure::Unavailable { .. }) => "unavailable",
+            Err(LoginFailure::VirtualHost { .. }) => "virtual_host",
+        };
+        self.auth_attempts.get_or_create(&ResultLabel { result }).inc();
+        self.timings.login.observe(seconds);
+    }
+
+    pub fn rejected(&self, reason: &'static str) {
+        self.connections_rejected.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub fn outage_ended(&self, seconds: f64) {
+        self.timings.outage.observe(seconds);
+    }
+
+    pub fn session_closed(&self, reason: &'static str, seconds: f64) {
+        self.sessions_closed.get_or_create(&ReasonLabel { reason }).inc();
+        self.timings.session.observe(seconds);
+    }
+
+    /// What a session has done since it was last counted.
+    pub fn count(&self, now: &Stats, before: &Stats) {
+        let message = |dir, count| {
+            if count > 0 {
+                self.messages.get_or_create(&DirectionLabel { dir }).inc_by(count);
+            }
+        };
+        message(Direction::r#in, now.messages_published - before.messages_published);
+        message(Direction::out, now.messages_delivered - before.messages_delivered);
+        self.failovers.inc_by(now.suspensions - before.suspensions);
+        self.late_acks.inc_by(now.late_acks - before.late_acks);
+        self.messages_confirmed.inc_by(now.messages_confirmed - before.messages_confirmed);
+        self.messages_dropped.inc_by(now.messages_dropped - before.messages_dropped);
+        self.messages_rejected.inc_by(now.messages_rejected - before.messages_rejected);
+        self.messages_repeated.inc_by(now.messages_repeated - before.messages_repeated);
+    }
+}
+
+/// Why a session ended, for the log and the metrics.
+pub fn close_reason(code: CloseCode, peer: Peer) -> &'static str {
+    match (code, peer) {
+        (CloseCode::Normal, Peer::Gone) => "network",
+        (CloseCode::Normal, Peer::There) => "client",
+        (CloseCode::ProtocolError | CloseCode::InvalidFrame | CloseCode::TooBig, _) => "protocol",
+        (CloseCode::PolicyViolation, _) => "policy",
+        (CloseCode::InternalError | CloseCode::TryAgainLater, _) => "broker",
+        (CloseCode::ServiceRestart, _) => "drain",
+        (CloseCode::SlowConsumer, _) => "slow_consumer",
+        (CloseCode::HeartbeatMissed, _) => "heartbeat",
+    }
+}
+
+/// Whether the client's socket was still open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    Gone,
+    There,
+}
+
+fn known_command(command: &Command) -> &'static str {
+    match command {
+        Command::Abort => "ABORT",
+        Command::Ack => "ACK",
+        Command::Begin => "BEGIN",
+        Command::Commit => "COMMIT",
+        Command::Connect => "CONNECT",
+        Command::Connected => "CONNECTED",
+        Command::Disconnect => "DISCONNECT",
+        Command::Error => "ERROR",
+        Command::Message => "MESSAGE",
+        Command::Nack => "NACK",
+        Command::Receipt => "RECEIPT",
+        Command::Send => "SEND",
+        Command::Stomp => "STOMP",
+        Command::Subscribe => "SUBSCRIBE",
+        Command::Unsubscribe => "UNSUBSCRIBE",
+        Command::Unknown(_) => "unknown",
+    }
+}
