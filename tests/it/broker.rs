@@ -775,7 +775,13 @@ async fn tls_encrypts_and_checks_the_certificate() {
     ));
     let broker = |host: &str, ca: &std::path::Path| {
         let nodes = vec![Node { host: host.into(), port, encryption: Encryption::Tls }];
-        Broker::new(BrokerConfig { nodes, ca: Some(ca.to_owned()), ..BrokerConfig::default() }).expect("fine")
+        Broker::new(BrokerConfig {
+            nodes,
+            ca: Some(ca.to_owned()),
+            login_wait: Duration::ZERO,
+            ..BrokerConfig::default()
+        })
+        .expect("fine")
     };
     let right = broker("localhost", &cert);
     right.probe().await.expect("the node answers");
@@ -831,7 +837,7 @@ async fn silent_peer_alone() {
         }
     });
     let limit = Duration::from_millis(400);
-    let config = BrokerConfig { connect_timeout: limit, ..config(port) };
+    let config = BrokerConfig { connect_timeout: limit, login_wait: Duration::ZERO, ..config(port) };
     let broker = Broker::new(config).expect("the configuration is fine");
     for _ in 0..4 {
         let start = Instant::now();
