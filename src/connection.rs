@@ -77,6 +77,8 @@ struct Connection<'a> {
     presence: Presence,
     session: Session,
     socket: WebSocket,
+    /// Reading or writing failed: it would fail again at once.
+    socket_failed: bool,
     stall: Stall,
 }
 
@@ -128,6 +130,7 @@ pub async fn run(
         presence: Presence::Unknown,
         session,
         socket,
+        socket_failed: false,
         stall: Stall::new(),
     };
     let close = connection.serve(drain).await;
@@ -167,7 +170,9 @@ impl Connection<'_> {
                 return close;
             }
             let now = Instant::now();
-            self.stall.observe(now, self.socket.queued_bytes(), self.socket.written_bytes());
+            if !self.socket_failed {
+                self.stall.observe(now, self.socket.queued_bytes(), self.socket.written_bytes());
+            }
             let turn = self.wait(&mut sleep, drain, drained).await;
             drained |= matches!(turn, Turn::Drain);
             if let Some(close) = self.handle_turn(turn) {
@@ -185,7 +190,7 @@ impl Connection<'_> {
                 sleep.as_mut().reset(deadline);
             }
         }
-        let room = self.socket.queued_bytes() < self.config.write_buffer_bytes_max;
+        let room = self.has_room();
         let read = self.read_now(room);
         let listens = room && self.lease.is_some();
         tokio::select! {
@@ -193,7 +198,7 @@ impl Connection<'_> {
             () = sleep.as_mut() => Turn::Deadline,
             result = async { self.login.as_mut().expect("checked by the branch's condition").await },
                 if self.login.is_some() => Turn::Login(result),
-            event = self.socket.drive(read, Write::Yes) => Turn::Socket(event),
+            event = self.socket.drive(read, Write::Yes), if !self.socket_failed => Turn::Socket(event),
             event = async { self.lease.as_mut().expect("checked by the branch's condition").next_event().await },
                 if listens => Turn::Broker(event),
             () = std::future::ready(()), if self.more && room => Turn::Again,
@@ -265,6 +270,8 @@ impl Connection<'_> {
             DriveError::Receive(ReceiveError::TooBig { .. }) => CloseCode::TooBig,
             DriveError::Receive(ReceiveError::Io(_)) | DriveError::Send(_) => {
                 self.peer_gone = true;
+                self.socket_failed = true;
+                self.stall = Stall::new();
                 debug!(session = self.session.id(), %error, "connection lost");
                 return None;
             }
@@ -312,8 +319,9 @@ impl Connection<'_> {
         }
     }
 
+    /// Nothing that is still said to a client that is gone takes room.
     fn has_room(&self) -> bool {
-        self.socket.queued_bytes() < self.config.write_buffer_bytes_max
+        self.socket_failed || self.socket.queued_bytes() < self.config.write_buffer_bytes_max
     }
 
     fn input(&mut self, now: Instant, input: Input) -> Option<Close> {
@@ -359,6 +367,9 @@ impl Connection<'_> {
         self.metrics.frame(&frame.command, Direction::out);
         if let (Command::Error, Some(code)) = (&frame.command, frame.header("error-code")) {
             self.metrics.error(code);
+        }
+        if self.socket_failed {
+            return;
         }
         let mut bytes = BytesMut::new();
         encode(frame, &mut bytes);
