@@ -3,7 +3,7 @@
 
 use super::amqp::ShortText;
 use super::config::DestinationDecoding;
-use super::refusal::Refusal;
+use super::refusal::{CloseCode, Refusal};
 
 /// Keys of this shape address RabbitMQ's direct reply-to; a made-up one is an error that closes the AMQP connection.
 const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -158,7 +158,8 @@ fn queue_name(name: ShortText) -> Result<ShortText, Refusal> {
             "access_refused",
             format!("'{name}' addresses RabbitMQ's direct reply-to, which the relay does not serve\n"),
             "Let the requester use a queue of its own in reply-to.",
-        ));
+        )
+        .closing(CloseCode::PolicyViolation));
     }
     Ok(name)
 }
@@ -170,7 +171,8 @@ fn exchange(name: ShortText, key: ShortText) -> Result<Destination, Refusal> {
             "access_refused",
             format!("exchange '{name}' is RabbitMQ's own, which the relay does not serve\n"),
             "",
-        ));
+        )
+        .closing(CloseCode::PolicyViolation));
     }
     Ok(Destination::Exchange { name, key })
 }

@@ -115,9 +115,9 @@ fn boolean(name: &str, value: &str) -> Result<bool, Refusal> {
     }
 }
 
-/// Whether the subscription outlives its session. The plugin reads lower case only here.
+/// Whether the subscription outlives its session: its queue's name comes from its id, and UNSUBSCRIBE may delete the queue.
 pub(super) fn is_durable(headers: &Headers) -> bool {
-    headers.get("durable") == Some("true") || headers.get("persistent") == Some("true")
+    ["durable", "persistent"].iter().any(|name| matches!(headers.get(name), Some("true" | "True")))
 }
 
 enum Kind {
