@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const PORT: &str = "STOMP_RELAY_TEST_BROKER_PORT";
-const CTL: &str = "STOMP_RELAY_TEST_BROKER_CTL";
+const PORT: &str = "RELAY_TEST_BROKER_PORT";
+const CTL: &str = "RELAY_TEST_BROKER_CTL";
 
 pub struct Rabbit {
     amqp_port: u16,
