@@ -10,6 +10,7 @@
   let client = null;
   let room = "";
   let name = "";
+  let atEnd = true; // the last message is in sight
   const waiting = new Map(); // receipt id -> list item of a message that the broker has not confirmed yet
 
   function newId() {
@@ -50,9 +51,14 @@
     return made;
   }
 
+  // Who reads older messages is left where they are; else the last one stays in sight, also when the window changes its size.
+  function scrollToEnd() {
+    const list = byId("messages");
+    if (atEnd) list.scrollTop = list.scrollHeight;
+  }
+
   function addMessage(from, text, whose) {
     const list = byId("messages");
-    const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
     const item = element("li", whose, "");
     item.append(element("span", "from", from), element("span", "text", text));
     const time = new Date().toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
@@ -61,7 +67,8 @@
     item.append(foot);
     list.append(item);
     while (list.children.length > MESSAGES_SHOWN) list.firstElementChild.remove();
-    if (atEnd || whose === "own") list.scrollTop = list.scrollHeight;
+    if (whose === "own") atEnd = true;
+    scrollToEnd();
     return item;
   }
 
@@ -131,6 +138,8 @@
     byId("error").hidden = true;
     byId("messages").replaceChildren();
     byId("chat-title").textContent = `Room ${room}`;
+    byId("chat-destination").textContent = destinationOf(room);
+    atEnd = true;
     byId("join-button").disabled = true;
     showState("connecting", "Connecting ...");
     client = new StompJs.Client({
@@ -182,6 +191,10 @@
   byId("join").addEventListener("submit", join);
   byId("say").addEventListener("submit", say);
   byId("leave").addEventListener("click", leave);
+  byId("messages").addEventListener("scroll", ({ target }) => {
+    atEnd = target.scrollHeight - target.scrollTop - target.clientHeight < 40;
+  });
+  new ResizeObserver(scrollToEnd).observe(byId("messages"));
   byId("room").addEventListener("input", () => {
     byId("destination").textContent = destinationOf(roomWord(byId("room").value));
   });
