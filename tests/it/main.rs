@@ -8,6 +8,7 @@ mod cli;
 mod codec;
 mod config;
 mod destinations;
+mod docs;
 mod front;
 mod support;
 mod transcripts;

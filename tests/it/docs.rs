@@ -1,0 +1,186 @@
+//! The pages for users, compared with what they describe: error codes, configuration keys, links.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use stomp_relay::session::refusal::Refusal;
+
+const PAGES: [&str; 8] = [
+    "CHANGELOG.md",
+    "README.md",
+    "certs/README.md",
+    "compose/README.md",
+    "docs/architecture.md",
+    "docs/configuration.md",
+    "docs/errors.md",
+    "docs/mapping.md",
+];
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn files(folder: &str, extension: &str) -> Vec<String> {
+    let entries = fs::read_dir(path(folder)).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
+    files.sort();
+    assert!(!files.is_empty(), "no .{extension} in {folder}");
+    files.iter().map(|path| fs::read_to_string(path).unwrap()).collect()
+}
+
+/// The rows of docs/errors.md that begin with an error code, as cells.
+fn documented() -> BTreeMap<String, Vec<String>> {
+    let page = read("docs/errors.md");
+    let rows = page.lines().filter(|line| line.starts_with("| `")).map(|line| {
+        let cells = line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned());
+        cells.collect::<Vec<_>>()
+    });
+    let mut codes = BTreeMap::new();
+    for row in rows {
+        let code = row[0].trim_matches('`').to_owned();
+        if is_code(&code) {
+            assert_eq!(row.len(), 6, "cells of {code}");
+            assert_eq!(codes.insert(code.clone(), row), None, "{code} stands there twice");
+        }
+    }
+    codes
+}
+
+fn is_code(text: &str) -> bool {
+    let part = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    text.split_once('.').is_some_and(|(area, name)| part(area) && part(name) && area != "amq")
+}
+
+#[test]
+fn every_error_code_of_the_sources_is_documented_and_no_other() {
+    let (mut errors, mut reasons) = (BTreeSet::new(), BTreeSet::new());
+    for source in files("src/session", "rs") {
+        let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+        for literal in code.split('"').skip(1) {
+            // `"code"` is an ERROR's, `"code: text"` the reason of a close without one.
+            match literal.split_once(": ") {
+                None if is_code(literal) => errors.insert(literal.to_owned()),
+                Some((code, _)) if is_code(code) => reasons.insert(code.to_owned()),
+                _ => continue,
+            };
+        }
+    }
+    assert!(errors.len() > 30, "not all found: {errors:?}");
+    assert_eq!(errors, documented().into_keys().collect());
+    assert!(reasons.contains("session.slow_consumer"), "{reasons:?}");
+    let page = read("docs/errors.md");
+    for reason in reasons {
+        assert!(page.contains(&format!("`{reason}`")), "{reason} is not in docs/errors.md");
+    }
+}
+
+#[test]
+fn refusals_of_the_broker_are_as_documented() {
+    let documented = documented();
+    let mut seen = BTreeSet::new();
+    for reply_code in 300..600 {
+        let refusal = Refusal::from_reply(reply_code, "");
+        if refusal.code == "broker.internal_error" && reply_code != 541 {
+            continue;
+        }
+        let row = &documented[refusal.code];
+        let said = (row[1].as_str(), row[2].as_str(), row[4].as_str());
+        let number = if reply_code == 541 { "541 and others".to_owned() } else { reply_code.to_string() };
+        let close = (refusal.close as u16).to_string();
+        assert_eq!(said, (format!("`{}`", refusal.message).as_str(), number.as_str(), close.as_str()), "{row:?}");
+        seen.insert(refusal.code);
+    }
+    assert!(seen.len() >= 16, "{seen:?}");
+}
+
+/// Every ERROR of every transcript: its message, the close code, and whether the session went on.
+#[test]
+fn transcripts_show_errors_as_documented() {
+    let documented = documented();
+    let mut compared = 0;
+    for transcript in files("tests/session", "txt") {
+        let rabbitmq = transcript.starts_with("set compatibility rabbitmq");
+        let mut lines = transcript.lines().peekable();
+        while let Some(line) = lines.next() {
+            let Some(error) = line.strip_prefix("C< ERROR ") else { continue };
+            let header = |name: &str| {
+                let mut words = error.split(' ').filter_map(|word| word.split_once(':'));
+                words.find(|(found, _)| *found == name).map(|(_, value)| value.replace("\\s", " ")).unwrap_or_default()
+            };
+            let (code, message) = (header("error-code"), header("message"));
+            let row = &documented[&code];
+            assert!(row[1].contains(&format!("`{message}`")), "{line}: {row:?}");
+            let of_broker = row[2].starts_with(|first: char| first.is_ascii_digit());
+            let (close, afterwards) = if of_broker { (&row[4], "closes") } else { (&row[3], row[4].as_str()) };
+            match lines.peek().and_then(|next| next.strip_prefix("C< close ")) {
+                Some(closed) => {
+                    let number = closed.split(' ').next().unwrap_or_default();
+                    assert!(close.contains(number), "{line}, then {closed}: {row:?}");
+                    assert!(!rabbitmq || afterwards != "open", "{line}, then {closed}: {row:?}");
+                }
+                None => assert!(rabbitmq && afterwards.starts_with("open"), "{line} without close: {row:?}"),
+            }
+            compared += 1;
+        }
+    }
+    assert!(compared > 40, "only {compared} ERRORs found");
+}
+
+#[test]
+fn configuration_keys_in_pages_exist() {
+    let reference = read("docs/configuration.md");
+    let (mut keys, mut sections, mut section) = (BTreeSet::new(), BTreeSet::new(), "");
+    for line in reference.lines() {
+        if let Some(name) = line.strip_prefix("## [").and_then(|rest| rest.strip_suffix(']')) {
+            section = name;
+            sections.insert(name);
+        } else if let Some(key) = line.strip_prefix("| `").and_then(|rest| rest.split('`').next()) {
+            keys.insert(format!("{section}.{key}"));
+        }
+    }
+    let errors = documented();
+    let mut compared = 0;
+    for page in PAGES {
+        for quoted in read(page).split('`').skip(1).step_by(2) {
+            let key = quoted.split(" = ").next().unwrap_or_default();
+            let of_section = is_code(key) && key.split('.').next().is_some_and(|area| sections.contains(area));
+            if of_section && !errors.contains_key(key) && key != "session.slow_consumer" {
+                assert!(keys.contains(key), "{page} names {key}, which is not in docs/configuration.md");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 30, "only {compared} keys found");
+}
+
+#[test]
+fn links_lead_somewhere() {
+    for page in PAGES {
+        let folder = path(page).parent().unwrap().to_owned();
+        for link in read(page).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.starts_with("https://") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { path(page) } else { folder.join(file) };
+            assert!(target.exists(), "{page} links to {link}, which is not there");
+            if !anchor.is_empty() {
+                let text = fs::read_to_string(&target).unwrap();
+                assert!(headings(&text).contains(anchor), "{page} links to {link}, where no such heading is");
+            }
+        }
+    }
+}
+
+/// Anchors of a page's headings, as GitHub makes them.
+fn headings(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+    let anchor = |heading: &str| heading.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-");
+    headings.map(anchor).collect()
+}
