@@ -76,7 +76,7 @@ section! {
         /// Largest AMQP frame; larger ones cost memory per connection, smaller ones split more bodies.
         frame_bytes_max: usize = size(kib(4)..=mib(1)), "128KiB";
         /// Channels on one AMQP connection; more clients open another.
-        channels_per_connection_max: u16 = count(1..=2000), "64";
+        channels_per_connection_max: u16 = count(1..=1024), "64";
     }
 }
 

@@ -107,8 +107,8 @@ impl Session {
     pub(super) fn give_up_outage(&mut self) {
         let seconds = self.config.grace.as_secs();
         let refusal = Refusal::fatal(
-            "broker.unavailable",
-            "Broker unavailable",
+            "broker.outage",
+            "Broker outage",
             format!("RabbitMQ was not reached again within {seconds} s; what has no RECEIPT may not have arrived\n"),
             "Connect again in a while and repeat what was not confirmed.",
         );

@@ -48,7 +48,7 @@ impl Rabbit {
             .args(["-c", "exec 3<&0; exec \"$0\" with sh -c \"$1\""])
             .arg(script)
             .arg(wait)
-            .env("STOMP_RELAY_TEST_BROKER_CONF", configuration)
+            .env("RELAY_TEST_BROKER_CONF", configuration)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
