@@ -13,6 +13,7 @@ const PAGES: [&str; 8] = [
     "compose/README.md",
     "docs/architecture.md",
     "docs/configuration.md",
+    "docs/defaults.md",
     "docs/errors.md",
     "docs/mapping.md",
 ];
