@@ -195,6 +195,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_gone_is_neither_found_nor_covered() {
+        let ledger = ledger(CumulativeScope::Connection, &[(1, AckMode::Client); 4]);
+        let gone: BTreeSet<_> = [Serial(1), Serial(2)].into();
+        assert_eq!(ledger.covered(Serial(2), &gone), Err(NotFound));
+        assert_eq!(ledger.covered(Serial(4), &gone), Ok(vec![Serial(3), Serial(4)]));
+        assert_eq!(ledger.len(), 4, "asking settles nothing");
+    }
+
+    #[test]
+    fn an_empty_ledger_finds_nothing() {
+        let mut ledger = ledger(CumulativeScope::Subscription, &[]);
+        assert_eq!(settled(&mut ledger, 1), Err(NotFound));
+    }
+
+    #[test]
     fn message_ids_split_at_the_last_two_separators() {
         let id = message_id("T_a@@b", "session-x", Serial(7));
         let parsed = MessageId::parse(&id).unwrap();
