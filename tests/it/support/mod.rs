@@ -1,5 +1,7 @@
 //! What tests share: real parts to talk to, and clients to talk with.
 
+pub mod condition;
+pub mod dialect;
 pub mod rabbit;
 pub mod raw_http;
 pub mod relay;

@@ -125,15 +125,46 @@ impl Admin {
         self.channel.queue_declare(name.into(), options, Default::default()).await.expect("the queue is declared");
     }
 
+    /// A durable queue of a type, such as `quorum`, for one test.
+    pub async fn typed_queue(&self, name: &str, kind: &str) {
+        let options = lapin::options::QueueDeclareOptions { durable: true, ..Default::default() };
+        let mut arguments = lapin::types::FieldTable::default();
+        arguments.insert("x-queue-type".into(), lapin::types::AMQPValue::LongString(kind.into()));
+        self.channel.queue_declare(name.into(), options, arguments).await.expect("the queue is declared");
+    }
+
+    /// What was made for one test goes with it.
+    pub async fn delete(&self, queue: &str) {
+        self.channel.queue_delete(queue.into(), Default::default()).await.expect("the queue is deleted");
+    }
+
+    /// A durable exchange for one test.
+    pub async fn exchange(&self, name: &str, kind: lapin::ExchangeKind) {
+        let options = lapin::options::ExchangeDeclareOptions { durable: true, ..Default::default() };
+        let declared = self.channel.exchange_declare(name.into(), kind, options, Default::default());
+        declared.await.expect("the exchange is declared");
+    }
+
     pub async fn send(&self, queue: &str, body: &[u8]) {
-        let publish = self.channel.basic_publish(
-            "".into(),
-            queue.into(),
-            Default::default(),
-            body,
-            lapin::BasicProperties::default(),
-        );
-        publish.await.expect("the message is written");
+        self.publish("", queue, lapin::BasicProperties::default(), body).await;
+    }
+
+    pub async fn publish(&self, exchange: &str, key: &str, properties: lapin::BasicProperties, body: &[u8]) {
+        let written = self.channel.basic_publish(exchange.into(), key.into(), Default::default(), body, properties);
+        written.await.expect("the message is written");
+    }
+
+    /// The next message of a queue, acknowledged; it must be there within the deadline of every step.
+    pub async fn get(&self, queue: &str) -> lapin::message::Delivery {
+        let end = std::time::Instant::now() + super::stomp::DEADLINE;
+        let options = lapin::options::BasicGetOptions { no_ack: true };
+        loop {
+            if let Some(message) = self.channel.basic_get(queue.into(), options).await.expect("an answer") {
+                return message.delivery;
+            }
+            assert!(std::time::Instant::now() < end, "no message in {queue}");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
     }
 }
 
