@@ -10,6 +10,7 @@ mod config;
 mod destinations;
 mod docs;
 mod front;
+mod plugin;
 mod plugin_acks;
 mod plugin_consumers;
 mod plugin_limits;

@@ -30,6 +30,11 @@ impl Relay {
         Relay::start_with(rabbit, "")
     }
 
+    /// As RabbitMQ's released plugin behaves.
+    pub fn start_compatible(rabbit: &Rabbit) -> Relay {
+        Relay::start_with(rabbit, "[stomp]\ncompatibility = \"rabbitmq\"\n")
+    }
+
     /// `settings` is TOML that goes over the defaults. Must be called within a tokio runtime.
     pub fn start_with(rabbit: &Rabbit, settings: &str) -> Relay {
         Relay::start_at(&format!("amqp://127.0.0.1:{}", rabbit.amqp_port()), settings)
@@ -75,6 +80,19 @@ impl Relay {
         client.send(&format!("CONNECT\n{headers}\n\n")).await;
         client.expect("CONNECTED").await;
         client
+    }
+
+    /// The same over TLS.
+    pub async fn tls_client(&self) -> Client {
+        let mut client = Client::open_tls(&self.wss, &self.ca).await;
+        client.send("CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n").await;
+        client.expect("CONNECTED").await;
+        client
+    }
+
+    /// A logged-in client of this STOMP version.
+    pub async fn client_of(&self, version: &str) -> Client {
+        self.client_with(&format!("accept-version:{version}\nhost:/\nlogin:guest\npasscode:guest")).await
     }
 
     pub async fn signal(&self, signal: Signal) {

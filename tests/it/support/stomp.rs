@@ -12,7 +12,8 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::{WebSocketStream, client_async};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 /// Longest wait for something that must come.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -20,10 +21,20 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 /// How long a test looks before it believes that nothing comes.
 pub const QUIET: Duration = Duration::from_millis(300);
 
+const PROTOCOLS: &str = "v12.stomp, v11.stomp, v10.stomp";
+
 trait Socket: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
 impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Socket for S {}
 
+/// What the relay is to use for its messages: `websocket.frames`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frames {
+    Auto,
+    Binary,
+}
+
 pub struct Client {
+    frames: Frames,
     /// Frames that `expect` passed over are errors, so nothing is kept here but the socket.
     socket: WebSocketStream<Box<dyn Socket>>,
 }
@@ -39,12 +50,22 @@ pub enum Received {
 impl Client {
     /// Opens a WebSocket in the clear.
     pub async fn open(url: &str) -> Client {
+        Client::open_offering(url, PROTOCOLS).await
+    }
+
+    /// The same with these sub-protocols.
+    pub async fn open_offering(url: &str, protocols: &str) -> Client {
         let stream = TcpStream::connect(address(url)).await.expect("the relay listens");
-        Client::upgrade(url, Box::new(stream)).await
+        Client::upgrade(url, Box::new(stream), protocols).await
     }
 
     /// Opens a WebSocket over TLS, trusting the authority in the PEM file `ca`.
     pub async fn open_tls(url: &str, ca: &Path) -> Client {
+        Client::open_tls_offering(url, ca, PROTOCOLS).await
+    }
+
+    /// The same with these sub-protocols.
+    pub async fn open_tls_offering(url: &str, ca: &Path, protocols: &str) -> Client {
         use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_file_iter(ca).expect("the CA file can be read") {
@@ -60,16 +81,25 @@ impl Client {
         let name = ServerName::try_from("localhost").expect("a name");
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let stream = connector.connect(name, stream).await.expect("the handshake succeeds");
-        Client::upgrade(url, Box::new(stream)).await
+        Client::upgrade(url, Box::new(stream), protocols).await
     }
 
-    async fn upgrade(url: &str, stream: Box<dyn Socket>) -> Client {
+    async fn upgrade(url: &str, stream: Box<dyn Socket>, protocols: &str) -> Client {
         let mut request = url.into_client_request().expect("a URL");
-        let protocols = "v12.stomp, v11.stomp, v10.stomp".parse().expect("a header value");
+        let protocols = protocols.parse().expect("a header value");
         request.headers_mut().insert("Sec-WebSocket-Protocol", protocols);
-        let (socket, response) = client_async(request, stream).await.expect("the upgrade succeeds");
+        // Tests of large messages need more than the 16 MiB that are the default.
+        let sizes = WebSocketConfig::default().max_frame_size(None).max_message_size(None);
+        let upgrade = client_async_with_config(request, stream, Some(sizes));
+        let (socket, response) = upgrade.await.expect("the upgrade succeeds");
         assert_eq!(response.headers()["sec-websocket-protocol"], "v12.stomp");
-        Client { socket }
+        Client { frames: Frames::Auto, socket }
+    }
+
+    /// From now on every message must be of the type that this setting means.
+    pub fn expecting(mut self, frames: Frames) -> Client {
+        self.frames = frames;
+        self
     }
 
     /// Sends a frame given as text; the NUL is added. `\n\n` ends the headers, as in STOMP.
@@ -97,27 +127,54 @@ impl Client {
     }
 
     async fn next(&mut self) -> Received {
+        match self.next_message().await {
+            Ok(bytes) => decode(&bytes),
+            Err((code, reason)) => Received::Close(code, reason),
+        }
+    }
+
+    /// The bytes of the next message, or code and reason of the close.
+    async fn next_message(&mut self) -> Result<bytes::Bytes, (u16, String)> {
         loop {
-            let bytes = match self.socket.next().await {
-                None => return Received::Close(1006, "end of stream".to_owned()),
-                Some(Err(error)) => return Received::Close(1006, error.to_string()),
+            return match self.socket.next().await {
+                None => Err((1006, "end of stream".to_owned())),
+                Some(Err(error)) => Err((1006, error.to_string())),
                 Some(Ok(Message::Text(text))) => {
                     std::str::from_utf8(text.as_bytes()).expect("text messages are UTF-8");
-                    bytes::Bytes::from(text)
+                    assert_eq!(self.frames, Frames::Auto, "everything goes as binary: {text}");
+                    Ok(bytes::Bytes::from(text))
                 }
                 Some(Ok(Message::Binary(bytes))) => {
-                    assert!(std::str::from_utf8(&bytes).is_err(), "what is UTF-8 goes as text");
-                    bytes
+                    let needed = self.frames == Frames::Binary || std::str::from_utf8(&bytes).is_err();
+                    assert!(needed, "what is UTF-8 goes as text");
+                    Ok(bytes)
                 }
                 Some(Ok(Message::Close(frame))) => {
                     let frame = frame.map(|frame| (frame.code, frame.reason.to_string()));
                     let (code, reason) = frame.unwrap_or((CloseCode::Status, String::new()));
-                    return Received::Close(code.into(), reason);
+                    Err((code.into(), reason))
                 }
                 Some(Ok(_)) => continue,
             };
-            return decode(&bytes);
         }
+    }
+
+    /// The next message as it stands on the wire, heart-beats passed over.
+    pub async fn raw(&mut self) -> String {
+        loop {
+            let message = tokio::time::timeout(DEADLINE, self.next_message()).await.expect("something comes");
+            match message.expect("a frame, not the end") {
+                beat if &*beat == b"\n" => {}
+                bytes => return String::from_utf8(bytes.into()).expect("UTF-8"),
+            }
+        }
+    }
+
+    /// Says the WebSocket goodbye without STOMP's DISCONNECT; the code that is answered.
+    pub async fn close(mut self) -> u16 {
+        let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        self.socket.close(Some(frame)).await.expect("written");
+        self.closed().await.0
     }
 
     /// The next frame, heart-beats passed over.
@@ -194,13 +251,12 @@ impl Client {
 fn decode(bytes: &[u8]) -> Received {
     let mut decoder = Decoder::new(Limits { frame_bytes_max: usize::MAX, ..Limits::default() }, Escapes::All);
     let mut buffer = BytesMut::from(bytes);
-    let received = match decoder.decode(&mut buffer).expect("the relay writes STOMP") {
+    match decoder.decode(&mut buffer).expect("the relay writes STOMP") {
         None => panic!("a message without a whole frame: {bytes:?}"),
         Some(Item::Heartbeat) => Received::Heartbeat,
         // Server frames other than SEND have a body by content-length; the decoder reads that for SEND alone.
         Some(Item::Frame(frame)) => Received::Frame(with_body(frame, bytes)),
-    };
-    received
+    }
 }
 
 /// MESSAGE and ERROR bodies may hold NULs: the body is what stands between the empty line and the last NUL.
