@@ -217,8 +217,8 @@ impl Operator {
             unseen.push(delivery.delivery_tag);
         }
         if then == AfterUnsubscribe::Delete {
-            let work = self.raw.queue_delete(short(&from.queue), QueueDeleteOptions::default());
-            self.call("queue delete", work).await?;
+            // From another channel: this one declared the queue, and RabbitMQ remembers per channel what was permitted.
+            delete_aside(&self.link, &from.queue, QueueDeleteOptions::default()).await?;
         }
         if then == AfterUnsubscribe::Delete || from.fate == QueueFate::Vanishes {
             self.link.exclusive.release(&from.queue, self.lease);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use stomp_relay::session::refusal::Refusal;
 
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
     "CHANGELOG.md",
     "README.md",
     "certs/README.md",

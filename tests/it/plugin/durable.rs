@@ -167,3 +167,23 @@ async fn a_durable_unsubscribe_deletes_its_own_queue_only() {
     }
     admin.delete(&foreign).await;
 }
+
+/// Without the permission to configure the queue, a durable UNSUBSCRIBE is refused and deletes nothing; the close follows the
+/// ERROR without a RECEIPT between them.
+#[tokio::test]
+async fn a_durable_unsubscribe_needs_the_permission_to_configure() {
+    let rabbit = Rabbit::shared();
+    let (user, queue) = (unique("revoked"), unique("kept"));
+    rabbit.add_user(&user, "secret", "/", [".*", ".*", ".*"]);
+    let (admin, relay) = (rabbit.admin().await, Relay::start(rabbit));
+    let mut client = relay.client_with(&format!("accept-version:1.2\nhost:/\nlogin:{user}\npasscode:secret")).await;
+    client.subscribe(&format!("id:0\ndestination:/topic/{queue}\nx-queue-name:{queue}\n{DURABLE}")).await;
+    rabbit.ctl(&["set_permissions", "-p", "/", &user, "^$", ".*", ".*"]);
+    client.send("UNSUBSCRIBE\nid:0\ndurable:true\nreceipt:never\n\n").await;
+    let error = client.error("access_refused").await;
+    assert_eq!(error.header("receipt-id"), Some("never"));
+    client.closed().await;
+    assert_eq!(admin.ready(&queue).await, Some(0));
+    admin.delete(&queue).await;
+    rabbit.ctl(&["delete_user", &user]);
+}
