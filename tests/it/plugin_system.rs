@@ -120,7 +120,7 @@ async fn replies_come_back_through_a_temporary_queue() {
         client.receipt("r").await;
         let first = admin.get(&queue).await;
         let reply_queue = first.properties.reply_to().clone().expect("the request names its reply queue");
-        assert!(reply_queue.as_str().starts_with("amq.gen-"), "{reply_queue}");
+        assert!(reply_queue.as_str().starts_with("stomp-subscription-"), "{reply_queue}");
 
         admin.send(reply_queue.as_str(), b"pong").await;
         let reply = client.message("pong").await;
