@@ -1,16 +1,17 @@
 //! stomp-relay: a thin TLS-terminating WebSocket front end that authenticates clients and relays STOMP 1.0/1.1/1.2
 //! frames to RabbitMQ over AMQP 0-9-1.
 //!
-//! Imports point down this list, data flows both ways; `tests/it/layers.rs` keeps it so.
+//! Imports point down this list, and within a line to the right; data flows both ways. `tests/it/layers.rs` reads the
+//! drawing and keeps it so.
 //!
 //! ```text
-//! 6  main, cli                           flags, config, telemetry, exit code
-//! 5  server                              bind, accept, cap, drain
-//! 4  connection   admin   config   readiness   connection: the place where transport, codec, session and broker channel meet
-//! 3  listener     broker                 adapters: each knows one outside world, none knows another
-//! 2  metrics
-//! 1  session                             pure state machine: frames in, commands out; broker events in, frames out
-//! 0  stomp                               pure codec: std + bytes
+//! 6  main  cli  telemetry                    flags, log, exit code
+//! 5  server                                  bind, accept, drain, reload
+//! 4  config  admin  readiness  connection    connection: where transport, codec, session and broker channel meet
+//! 3  listener  broker  dev_cert              adapters: each knows one outside world, none knows another
+//! 2  clients                                 who is connected, and the cap
+//! 1  session                                 pure state machine: frames in, commands out; broker events in, frames out
+//! 0  stomp                                   pure codec: std, bytes, memchr, thiserror
 //! ```
 //!
 //! Read in this order: `session`, `session::command`, `session::event`, `connection`, `broker::channel`, `server`.

@@ -10,6 +10,7 @@ mod config;
 mod destinations;
 mod docs;
 mod front;
+mod layers;
 mod plugin;
 mod plugin_acks;
 mod plugin_consumers;
