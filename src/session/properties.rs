@@ -6,11 +6,25 @@ use super::config::Compatibility;
 use super::refusal::Refusal;
 use crate::stomp::Headers;
 
-/// Encoded bytes of all application headers of a SEND: they must fit into one AMQP frame, whatever the broker's frame_max.
-pub(super) const MESSAGE_HEADER_BYTES_MAX: usize = 64 * 1024;
+/// Encoded bytes of a field table: of all application headers of a SEND, of all arguments of a declaration, binding or
+/// consumer. Each has to fit into one AMQP frame; a larger one closes the AMQP connection.
+pub(super) const FIELD_TABLE_BYTES_MAX: usize = 64 * 1024;
 
 /// Overhead of a field table entry: name length, type, value length (AMQP 0-9-1, 4.2.5.5).
 const FIELD_OVERHEAD_BYTES: usize = 6;
+
+/// Overhead of an entry of a list: type and length. A list of many short texts grows on its way into AMQP.
+const ENTRY_OVERHEAD_BYTES: usize = 5;
+
+/// What a field takes in an AMQP field table.
+pub(super) fn encoded_bytes(name: &ShortText, value: &FieldValue) -> usize {
+    let value = match value {
+        FieldValue::Bool(_) | FieldValue::Integer(_) | FieldValue::Timestamp(_) => size_of::<u64>(),
+        FieldValue::List(entries) => entries.iter().map(|entry| entry.len() + ENTRY_OVERHEAD_BYTES).sum(),
+        FieldValue::Text(text) => text.len(),
+    };
+    name.as_str().len() + value + FIELD_OVERHEAD_BYTES
+}
 
 /// Properties and application headers of a SEND, without `reply-to`, which may need a queue first.
 pub(super) fn from_send(headers: &Headers, compatibility: Compatibility) -> Result<Properties, Refusal> {
@@ -40,16 +54,17 @@ pub(super) fn from_send(headers: &Headers, compatibility: Compatibility) -> Resu
             "user-id" => properties.user_id = Some(short(name, value)?),
             _ if is_for_the_relay(name, compatibility) => {}
             _ => {
-                bytes += name.len() + value.len() + FIELD_OVERHEAD_BYTES;
-                properties.headers.push((short_name(name)?, application_value(name, value)));
+                let (name, value) = (short_name(name)?, application_value(name, value));
+                bytes += encoded_bytes(&name, &value);
+                properties.headers.push((name, value));
             }
         }
     }
-    if bytes > MESSAGE_HEADER_BYTES_MAX {
+    if bytes > FIELD_TABLE_BYTES_MAX {
         return Err(Refusal::soft(
             "limit.message_headers",
             "Invalid header",
-            format!("the headers of this message take {bytes} bytes, the limit is {MESSAGE_HEADER_BYTES_MAX} bytes\n"),
+            format!("the headers of this message take {bytes} bytes, the limit is {FIELD_TABLE_BYTES_MAX} bytes\n"),
             "Move large values into the body.",
         ));
     }

@@ -7,7 +7,7 @@ use md5::{Digest as _, Md5};
 
 use super::amqp::{Binding, FieldValue, QueueDeclaration, ShortText};
 use super::config::{Compatibility, DurableQueueNaming};
-use super::properties::{number, short};
+use super::properties::{FIELD_TABLE_BYTES_MAX, encoded_bytes, number, short};
 use super::refusal::Refusal;
 use crate::stomp::Headers;
 
@@ -183,6 +183,22 @@ fn queue_arguments(headers: &Headers, rules: QueueRules) -> Result<Vec<(ShortTex
         };
         arguments.push((ShortText::lit(name), value));
     }
+    fitting(arguments)
+}
+
+/// All of them, if they fit into an AMQP frame.
+fn fitting(arguments: Vec<(ShortText, FieldValue)>) -> Result<Vec<(ShortText, FieldValue)>, Refusal> {
+    let bytes: usize = arguments.iter().map(|(name, value)| encoded_bytes(name, value)).sum();
+    if bytes > FIELD_TABLE_BYTES_MAX {
+        return Err(Refusal::soft(
+            "limit.arguments",
+            "Invalid header",
+            format!(
+                "the x- headers of this frame take {bytes} bytes in AMQP, the limit is {FIELD_TABLE_BYTES_MAX} bytes\n"
+            ),
+            "Use fewer or shorter ones.",
+        ));
+    }
     Ok(arguments)
 }
 
@@ -209,7 +225,7 @@ pub(super) fn consumer_arguments(
         let priority: i32 = number("x-priority", value, "a whole number")?;
         arguments.push((ShortText::lit("x-priority"), FieldValue::Integer(priority.into())));
     }
-    Ok(arguments)
+    fitting(arguments)
 }
 
 /// The plugin ignores what it does not know and starts at the end of the stream; strict mode says so instead.
@@ -240,7 +256,7 @@ pub(super) fn binding(exchange: ShortText, routing_key: ShortText, headers: &Hea
             arguments.push((short(name, argument)?, FieldValue::Text(value.to_owned())));
         }
     }
-    Ok(Binding { arguments, exchange, routing_key })
+    Ok(Binding { arguments: fitting(arguments)?, exchange, routing_key })
 }
 
 /// The queue name of a durable `/topic` or `/exchange` subscription, exactly as the plugin computes it, so that a client that
