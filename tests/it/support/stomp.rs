@@ -118,6 +118,14 @@ impl Client {
         tokio::time::timeout(DEADLINE, self.socket.send(message)).await.expect("written in time").expect("written");
     }
 
+    /// As [`Client::send`], to a relay that may have closed.
+    pub async fn try_send(&mut self, frame: &str) -> Result<(), String> {
+        let bytes = [frame.as_bytes(), b"\0"].concat();
+        let sending = self.socket.send(Message::Binary(bytes.into()));
+        let sent = tokio::time::timeout(DEADLINE, sending).await.expect("written or refused in time");
+        sent.map_err(|error| error.to_string())
+    }
+
     /// The next thing, whatever it is.
     ///
     /// # Panics
