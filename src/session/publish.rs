@@ -156,6 +156,11 @@ impl Session {
         if let Some(name) = send.reply_queue.take() {
             match self.reply_queue(&name) {
                 Some(queue) => Arc::make_mut(&mut send.message).properties.reply_to = Some(queue),
+                // There was room when the SEND came, but others of its transaction have taken it.
+                None if !self.has_room_for_reply_queue(&name) => {
+                    self.drop_send(send);
+                    return Ok(());
+                }
                 None => {
                     self.subscribe_reply_queue(&name);
                     send.reply_queue = Some(name);
@@ -165,6 +170,12 @@ impl Session {
         }
         self.publish(send);
         Ok(())
+    }
+
+    fn drop_send(&mut self, send: Box<Prepared>) {
+        let commit = send.commit.and_then(|commit| self.commit_step(commit, CommitStep::Failed));
+        let receipt = send.receipt.or(commit);
+        self.refuse(self.too_many_subscriptions().about_receipt(receipt.as_deref()));
     }
 
     fn window_is_full(&self, send: &Prepared) -> bool {

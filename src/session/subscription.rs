@@ -306,6 +306,10 @@ impl Session {
 
     /// The broker ended the subscription: its queue was deleted, or the node that had it is gone.
     pub(super) fn handle_cancelled(&mut self, key: SubscriptionKey) {
+        // The client has asked for this end, and the answer to that still comes.
+        if self.is_stopping(key) {
+            return;
+        }
         let Some(subscription) = self.subscriptions.remove(key) else { return };
         let shown = match &subscription.id {
             Some(id) => format!("id='{id}'"),
