@@ -20,5 +20,6 @@ mod plugin_permissions;
 mod plugin_properties;
 mod plugin_system;
 mod plugin_users;
+mod session_properties;
 mod support;
 mod transcripts;
