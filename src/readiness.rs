@@ -57,7 +57,11 @@ impl Readiness {
     /// Asks the broker again and again; logs when the answer changes.
     pub async fn watch(self, broker: Broker, stopped: CancellationToken) {
         loop {
-            let result = broker.probe().await;
+            // A node that does not answer must not hold the end up.
+            let result = tokio::select! {
+                result = broker.probe() => result,
+                () = stopped.cancelled() => return,
+            };
             let before = self.state().broker.replace(result.clone());
             match (&result, before) {
                 (Ok(()), Some(Ok(()))) | (Err(_), Some(Err(_))) => {}

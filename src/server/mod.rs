@@ -130,10 +130,14 @@ impl Server {
             reload_now(&reload, &serving);
         }
         let ended = drain::run(&config.drain, &readiness, &clients, &mut signals).await;
+        // A drain that was cut short may not have come to this.
+        clients.stop_accepting();
         stopped.cancel();
         background.close();
         background.wait().await;
-        broker.shutdown().await;
+        if ended == Ended::Drained {
+            broker.shutdown().await;
+        }
         ended
     }
 
