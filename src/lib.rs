@@ -9,7 +9,7 @@
 //! 5  server                                  bind, accept, drain, reload
 //! 4  config  admin  readiness  connection    connection: where transport, codec, session and broker channel meet
 //! 3  listener  broker  dev_cert              adapters: each knows one outside world, none knows another
-//! 2  clients                                 who is connected, and the cap
+//! 2  metrics  clients                        what is counted; who is connected, and the cap
 //! 1  session                                 pure state machine: frames in, commands out; broker events in, frames out
 //! 0  stomp                                   pure codec: std, bytes, memchr, thiserror
 //! ```

@@ -158,7 +158,7 @@ impl Session {
                 Some(queue) => Arc::make_mut(&mut send.message).properties.reply_to = Some(queue),
                 // There was room when the SEND came, but others of its transaction have taken it.
                 None if !self.has_room_for_reply_queue(&name) => {
-                    self.drop_send(send);
+                    self.drop_send(*send);
                     return Ok(());
                 }
                 None => {
@@ -172,7 +172,7 @@ impl Session {
         Ok(())
     }
 
-    fn drop_send(&mut self, send: Box<Prepared>) {
+    fn drop_send(&mut self, send: Prepared) {
         let commit = send.commit.and_then(|commit| self.commit_step(commit, CommitStep::Failed));
         let receipt = send.receipt.or(commit);
         self.refuse(self.too_many_subscriptions().about_receipt(receipt.as_deref()));

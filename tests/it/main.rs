@@ -10,6 +10,7 @@ mod codec;
 mod config;
 mod destinations;
 mod docs;
+mod drain;
 mod front;
 mod layers;
 mod leaks;

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use stomp_relay::session::amqp::{FieldValue, Properties, ShortText};
 use stomp_relay::session::command::{
-    BrokerCommand, Credentials, DeclareToken, DeliveryTag, PublishToken, Settlement, SubscriptionKey,
+    BrokerCommand, Credentials, DeclareToken, DeliveryTag, Publish, PublishToken, Settlement, SubscriptionKey,
 };
 use stomp_relay::session::config::{Compatibility, SessionConfig};
-use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Concern, Delivery, Failure, LoginFailure};
+use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Concern, Delivery, Failure, LoginFailure, Message};
 use stomp_relay::session::io::{Input, Output};
 use stomp_relay::session::refusal::CloseCode;
 use stomp_relay::session::{Session, SessionSeed, Stats};
@@ -512,13 +512,15 @@ impl Stage {
         self.deliveries.open.insert(tag);
         self.deliveries.current = Some(key);
         let delivery = Delivery {
-            body: "delivered".into(),
-            exchange: ShortText::default(),
             key,
-            properties,
+            message: Arc::new(Message {
+                body: "delivered".into(),
+                exchange: ShortText::default(),
+                properties,
+                routing_key: ShortText::lit("a"),
+            }),
             redelivered: false,
-            routing_key: ShortText::lit("a"),
-            tag,
+            tag: Some(tag),
         };
         if self.deliveries.modes[&key] == Automatic::Yes {
             self.deliveries.automatic.insert(tag);
@@ -549,8 +551,8 @@ impl Stage {
         self.broker.gone = true;
         let failure = match choice % 3 {
             0 => Failure::Refused { reply_code: 404, reply_text: "NOT_FOUND - no queue".to_owned() },
-            1 => Failure::TimedOut { step: "confirm" },
-            _ => Failure::LinkLost { reason: "gone".to_owned() },
+            1 => Failure::Unconfirmed,
+            _ => Failure::Poisoned { queues: Vec::new() },
         };
         self.input(Input::Broker(BrokerEvent::Failed { failure, concerns }));
         assert!(self.closed.is_some(), "a session without a lease goes on");
@@ -576,6 +578,7 @@ impl Stage {
 
     fn output(&mut self, output: Output) {
         match output {
+            Output::Resume { .. } => panic!("no failure here lets a session go on"),
             Output::Close(close) => self.closed = Some(close.code),
             Output::Command(command) => self.command(command),
             Output::Frame(frame) => self.frame_out(&frame),
@@ -595,17 +598,17 @@ impl Stage {
         match command {
             BrokerCommand::Close => self.broker.closing = true,
             BrokerCommand::Declare { token, .. } => self.broker.pending.push_back(Pending::Declare(token)),
-            BrokerCommand::Publish(publish) => {
+            BrokerCommand::Publish(Publish { message, token }) => {
                 assert!(self.broker.pending.is_empty(), "a publish overtakes a declaration");
-                assert!(!publish.mandatory || publish.properties.message_id.is_some(), "{publish:?}");
-                let text = std::str::from_utf8(&publish.body).unwrap_or_default();
+                assert!(!message.mandatory || message.properties.message_id.is_some(), "{message:?}");
+                let text = std::str::from_utf8(&message.body).unwrap_or_default();
                 let number = text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or_default();
                 // What an ERROR refused, for want of room for its reply queue, is missing.
                 while self.client.errors > 0 && self.client.order.front().is_some_and(|next| *next != number) {
                     self.client.order.pop_front();
                 }
                 assert_eq!(self.client.order.pop_front(), Some(number), "published out of order");
-                let (mandatory, token) = (publish.mandatory, publish.token);
+                let mandatory = message.mandatory;
                 self.broker.published.push_back(Published { mandatory, number, token });
                 assert!(self.broker.published.len() <= self.config.unconfirmed_messages_max, "too many unconfirmed");
             }
