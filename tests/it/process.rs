@@ -87,10 +87,15 @@ async fn start_up_names_the_real_addresses_and_everything_answers() {
     assert_eq!(get(ready.admin, "/readyz?verbose").await.body, "[+]listener ok\n[+]broker ok\n[+]drain ok\n");
     assert_eq!(get(ready.admin, "/nothing").await.status, 404);
     let metrics = get(ready.admin, "/metrics").await;
-    assert_eq!(metrics.one("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    assert_eq!(metrics.one("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
     let samples: Vec<(&str, f64)> = samples(&metrics.body);
     assert!(samples.contains(&("stomp_relay_connections", 2.0)), "{samples:?}");
     assert!(samples.contains(&("stomp_relay_ready", 1.0)), "{samples:?}");
+    assert!(samples.contains(&("stomp_relay_sessions", 2.0)), "{samples:?}");
+    assert!(
+        samples.contains(&("stomp_relay_stomp_frames_total{command=\"CONNECTED\",dir=\"out\"}", 2.0)),
+        "{samples:?}"
+    );
 
     let page = get(address, "/ws").await;
     assert_eq!((page.status, page.one("upgrade")), (426, "websocket"));
@@ -103,13 +108,18 @@ async fn start_up_names_the_real_addresses_and_everything_answers() {
     assert_eq!(process.exit_code(), 0);
 }
 
-/// Prometheus' text format: comments, and a name with a number per line.
+/// OpenMetrics' text format: comments, a name with labels and a number per line, and the end.
 fn samples(text: &str) -> Vec<(&str, f64)> {
-    let lines = text.lines().filter(|line| !line.starts_with("# HELP ") && !line.starts_with("# TYPE "));
+    let text = text.strip_suffix("# EOF\n").expect("OpenMetrics ends with # EOF");
+    let lines = text.lines().filter(|line| !line.starts_with("# "));
     lines
         .map(|line| {
             let (name, value) = line.rsplit_once(' ').expect("a name and a value");
-            assert!(text.contains(&format!("# TYPE {name} ")), "{name} has no type");
+            let family = name.split('{').next().unwrap_or(name);
+            let endings = ["", "_total", "_count", "_sum", "_bucket", "_info"];
+            let families = endings.iter().filter_map(|ending| family.strip_suffix(ending));
+            let known = families.into_iter().any(|family| text.contains(&format!("# TYPE {family} ")));
+            assert!(known, "{name} has no type");
             (name, value.parse().expect("a number"))
         })
         .collect()
