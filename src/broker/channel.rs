@@ -4,10 +4,15 @@
 //! (`select!`): all progress is kept here. The two sides, consuming and publishing, advance independently.
 
 use super::consume::{ConsumeCommand, ConsumeSide, Deliveries, Ending};
+use super::death::{Death, Loss};
 use super::exclusive::LeaseId;
+use super::link::{Link, Role};
+use super::pace::Pass;
 use super::pool::Entry;
 use super::publish::PublishSide;
+use super::quarantine::{self, Past, Record};
 use super::release::Remains;
+use crate::session::amqp::ShortText;
 use crate::session::command::BrokerCommand;
 use crate::session::event::{BrokerEvent, BrokerInfo, Concern, Failure, LoginFailure};
 use futures_util::FutureExt;
@@ -17,7 +22,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
+use tracing::warn;
 
 pub struct Channel {
     consume: ConsumeSide,
@@ -28,6 +34,10 @@ pub struct Channel {
     first: Side,
     operation_timeout: Duration,
     confirm_timeout: Duration,
+    /// Held by a session that comes back until it has all it had.
+    pass: Option<Pass>,
+    /// For the next lease.
+    past: Past,
 }
 
 enum Phase {
@@ -35,6 +45,8 @@ enum Phase {
     /// `Close` was given; what was given before is being finished, at most until the timer that the next poll starts.
     Finishing(Option<Pin<Box<Sleep>>>),
     Releasing(BoxFuture<'static, Result<(), Failure>>),
+    /// Lost, and whether this session is to blame is not known yet.
+    Judging(BoxFuture<'static, Ending>),
     /// Closed or failed: no event follows.
     Ended,
 }
@@ -47,12 +59,14 @@ enum Side {
 }
 
 impl Channel {
-    pub(super) fn new(entry: Arc<Entry>, lease: LeaseId) -> Channel {
+    pub(super) fn new(entry: Arc<Entry>, lease: LeaseId, record: Record, pass: Option<Pass>) -> Channel {
         Channel {
             operation_timeout: entry.config().operation_timeout,
             confirm_timeout: entry.config().confirm_timeout,
-            consume: ConsumeSide::new(entry.clone(), lease),
-            publish: PublishSide::new(entry),
+            consume: ConsumeSide::new(entry.clone(), lease, record.consume),
+            publish: PublishSide::new(entry, record.publish),
+            pass,
+            past: Past { record, links: Vec::new() },
             phase: Phase::Open,
             ready: VecDeque::new(),
             first: Side::Consume,
@@ -82,7 +96,7 @@ impl Channel {
         &self,
         attempt: u32,
     ) -> impl Future<Output = Result<(Channel, BrokerInfo), LoginFailure>> + Send + 'static {
-        self.consume.entry().renew(attempt)
+        self.consume.entry().renew(attempt, self.past.clone())
     }
 
     /// Publishes that are not yet written to the broker's socket: the caller's back-pressure.
@@ -121,6 +135,11 @@ impl Channel {
         }
         let deliveries = match &mut self.phase {
             Phase::Ended => return Poll::Pending,
+            Phase::Judging(work) => {
+                let Poll::Ready((failure, concerns)) = work.poll_unpin(cx) else { return Poll::Pending };
+                self.phase = Phase::Ended;
+                return Poll::Ready(BrokerEvent::Failed { failure, concerns });
+            }
             Phase::Releasing(work) => {
                 let Poll::Ready(result) = work.poll_unpin(cx) else { return Poll::Pending };
                 self.phase = Phase::Ended;
@@ -135,7 +154,10 @@ impl Channel {
         if let Poll::Ready(result) = self.poll_sides(cx, deliveries) {
             match result {
                 Ok(event) => self.ready.push_back(event),
-                Err(ending) => self.fail(ending),
+                Err(ending) => {
+                    self.fail(ending);
+                    return self.poll_event(cx);
+                }
             }
         } else if let Phase::Finishing(deadline) = &mut self.phase {
             if self.consume.is_idle() && self.publish.is_idle() {
@@ -147,6 +169,9 @@ impl Channel {
             if deadline.poll_unpin(cx).is_ready() {
                 self.fail((Failure::TimedOut { step: "close" }, Concern::Session));
             }
+        }
+        if self.pass.is_some() && self.consume.is_idle() && self.publish.is_idle() {
+            self.pass = None;
         }
         self.ready.pop_front().map_or(Poll::Pending, Poll::Ready)
     }
@@ -169,15 +194,50 @@ impl Channel {
         Poll::Pending
     }
 
-    fn fail(&mut self, (failure, concerns): Ending) {
-        self.ready.push_back(BrokerEvent::Failed { failure, concerns });
-        self.phase = Phase::Ended;
+    fn fail(&mut self, ending: Ending) {
+        self.pass = None;
+        let links = [self.consume.link(), self.publish.link()];
+        self.past.links = links.into_iter().flatten().collect();
+        let alone = self.past.links.iter().any(|link| link.seclusion.is_for_one());
+        if alone && matches!(ending.0, Failure::LinkLost { .. }) {
+            let (links, entry) = (self.past.links.clone(), self.consume.entry());
+            let queues = self.consume.queues();
+            self.phase = Phase::Judging(Box::pin(judge(ending, links, queues, entry)));
+        } else {
+            let (failure, concerns) = ending;
+            self.ready.push_back(BrokerEvent::Failed { failure, concerns });
+            self.phase = Phase::Ended;
+        }
         self.remains().release_aside();
     }
 
     fn remains(&mut self) -> Remains {
         Remains { consume: self.consume.remains(), publish: self.publish.remains() }
     }
+}
+
+/// A session that was alone on a link that died by a protocol error is to blame for it.
+async fn judge(ending: Ending, links: Vec<Arc<Link>>, queues: Vec<ShortText>, entry: Arc<Entry>) -> Ending {
+    for link in links.iter().filter(|link| link.seclusion.is_for_one()) {
+        let Some(Loss { death: Death::Protocol { reply_code }, reason }) = quarantine::loss(link).await else {
+            continue;
+        };
+        warn!(
+            node = link.node,
+            role = link.role.name(),
+            login = link.login,
+            vhost = link.vhost,
+            ?queues,
+            reason,
+            "a session is ended because its links die by it"
+        );
+        if link.role == Role::Consume && !queues.is_empty() {
+            entry.quarantine().blame(entry.vhost(), &queues, Instant::now());
+            return (Failure::Poisoned { queues }, Concern::Session);
+        }
+        return (Failure::Refused { reply_code, reply_text: reason }, ending.1);
+    }
+    ending
 }
 
 impl Drop for Channel {
@@ -190,7 +250,7 @@ impl Drop for Channel {
                     runtime.spawn(work);
                 }
             }
-            Phase::Ended => {}
+            Phase::Judging(_) | Phase::Ended => {}
         }
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// A link without channels is closed after this time.
 pub(super) const LINK_IDLE: Duration = Duration::from_secs(30);
+/// The default of [`BrokerConfig::channel_idle`].
+const CHANNEL_IDLE: Duration = Duration::from_secs(30);
 /// Channels that the broker may close on a link before it takes no new sessions: lapin never uses their numbers again.
 pub(super) const BROKER_CLOSED_CHANNELS_MAX: usize = 256;
 /// Acknowledgements handed to lapin and not yet written, per session; more are batched until one is.
@@ -49,6 +51,8 @@ pub struct BrokerConfig {
     pub recheck: Duration,
     /// From a publish to its confirm; stands still while RabbitMQ blocks publishing.
     pub confirm_timeout: Duration,
+    /// A session's channel that it does not use and that holds nothing of it is given back after this time.
+    pub channel_idle: Duration,
 }
 
 impl Default for BrokerConfig {
@@ -64,6 +68,7 @@ impl Default for BrokerConfig {
             operation_timeout: Duration::from_secs(10),
             recheck: Duration::from_secs(60),
             confirm_timeout: Duration::from_secs(30),
+            channel_idle: CHANNEL_IDLE,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use super::config::{BrokerConfig, Node};
 use super::fault::reason;
+use super::pace::Nodes;
 use super::runtime;
 use super::stream::{GuardedStream, KillSwitch, Transport};
 use super::wire::{Phase, Wire};
@@ -26,6 +27,9 @@ const NOT_ALLOWED: u16 = 530;
 /// The protocol header of AMQP 0-9-1 (4.2.2).
 const PROTOCOL_HEADER: &[u8; 8] = b"AMQP\x00\x00\x09\x01";
 
+/// How a server that is no RabbitMQ is reported.
+const NOT_AMQP: &str = "does not speak AMQP 0-9-1";
+
 /// An AMQP connection that is open, with what belongs to it.
 pub(super) struct Connected {
     pub(super) connection: lapin::Connection,
@@ -44,18 +48,28 @@ pub(super) struct Target<'a> {
     pub(super) name: String,
 }
 
-/// Tries the nodes in turn from number `first` on. A refusal ends the round: every node would answer the same.
-pub(super) async fn connect(target: &Target<'_>, first: usize) -> Result<Connected, LoginFailure> {
+/// Tries the nodes that are not known to be down, in turn. A refusal ends the round: every node would answer the same.
+/// `down` is told of each node that can't be reached.
+pub(super) async fn connect(
+    target: &Target<'_>,
+    nodes: &Nodes,
+    down: impl Fn(usize, &str),
+) -> Result<Connected, LoginFailure> {
     check(target)?;
-    let nodes = &target.config.nodes;
-    let mut failure = LoginFailure::Unavailable { reason: "no broker node is configured".into() };
-    for turn in 0..nodes.len() {
-        match connect_to(target, &nodes[first.wrapping_add(turn) % nodes.len()]).await {
-            Err(unavailable @ LoginFailure::Unavailable { .. }) => failure = unavailable,
-            done => return done,
+    let (order, mut reasons) = nodes.order();
+    for number in order {
+        match connect_to(target, &target.config.nodes[number]).await {
+            Err(LoginFailure::Unavailable { reason }) => {
+                down(number, &reason);
+                reasons.push(reason);
+            }
+            done => {
+                nodes.reached(number);
+                return done;
+            }
         }
     }
-    Err(failure)
+    Err(LoginFailure::Unavailable { reason: reasons.join("; ") })
 }
 
 /// Refuses what would have another meaning on the wire, or makes lapin panic.
@@ -95,12 +109,24 @@ async fn connect_to(target: &Target<'_>, node: &Node) -> Result<Connected, Login
         Ok(Ok(connection)) => Ok(Connected { connection, node: name, switch, wire }),
         Ok(Err(error)) => {
             switch.cut();
-            Err(login_failure(&error, wire.phase()).unwrap_or_else(|| unavailable(reason(&error))))
+            Err(login_failure(&error, wire.phase()).unwrap_or_else(|| unavailable(handshake_error(&error, &wire))))
         }
         Err(_) => {
             switch.cut();
             Err(unavailable(format!("no AMQP handshake within {limit:?}")))
         }
+    }
+}
+
+/// What lapin says of a peer that never greeted helps nobody.
+fn handshake_error(error: &lapin::Error, wire: &Wire) -> String {
+    match error.kind() {
+        _ if wire.has_greeted() => reason(error),
+        ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => NOT_AMQP.to_owned(),
+        _ => format!(
+            "closed the connection before the AMQP handshake ({}); is it the AMQP port, with or without TLS as configured?",
+            reason(error)
+        ),
     }
 }
 
@@ -160,7 +186,8 @@ pub(super) async fn probe(config: &BrokerConfig, node: &Node, tls: Option<&Arc<C
     };
     match tokio::time::timeout(config.connect_timeout, answer).await {
         Ok(Ok(true)) => Ok(()),
-        Ok(Ok(false)) => Err(format!("{name}: does not speak AMQP 0-9-1")),
+        Ok(Ok(false)) => Err(format!("{name}: {NOT_AMQP}")),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Err(format!("{name}: {NOT_AMQP}")),
         Ok(Err(error)) => Err(format!("{name}: {error}")),
         Err(_) => Err(format!("{name}: no answer within {:?}", config.connect_timeout)),
     }

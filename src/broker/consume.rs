@@ -5,12 +5,15 @@
 
 use super::config::SETTLEMENTS_IN_FLIGHT_MAX;
 use super::convert::{from_lapin, short_text};
+use super::death::Loss;
 use super::exclusive::LeaseId;
 use super::fault::{Fault, refused, within};
-use super::link::{Leased, Role};
+use super::idle::IdleTimer;
+use super::link::{Leased, Link, Role};
 use super::pool::Entry;
 use super::publish::reserve_failure;
-use super::release::ConsumeRemains;
+use super::quarantine::{Company, Suspicion};
+use super::release::{ConsumeRemains, Remains};
 use super::settle::{Coverage, Ledger, Order};
 use super::subscribe::{Operator, QueueFate, Subscribed};
 use super::watch::LinkWatch;
@@ -25,6 +28,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio::time::Instant;
 use tracing::debug;
 
 pub(super) enum ConsumeCommand {
@@ -34,6 +38,14 @@ pub(super) enum ConsumeCommand {
 }
 
 impl ConsumeCommand {
+    /// The queue that it is about to consume, if it is known by then.
+    fn consumes(&self) -> Option<&ShortText> {
+        match self {
+            ConsumeCommand::Subscribe(subscribe) => Some(subscribe.queue.name()).filter(|name| !name.is_empty()),
+            ConsumeCommand::Declare { .. } | ConsumeCommand::Unsubscribe { .. } => None,
+        }
+    }
+
     fn concern(&self) -> Concern {
         match self {
             ConsumeCommand::Declare { token, .. } => Concern::Declare(*token),
@@ -69,18 +81,31 @@ pub(super) struct ConsumeSide {
     commands: VecDeque<ConsumeCommand>,
     consumers: Vec<Consumer>,
     entry: Arc<Entry>,
+    /// Whether a queue was declared that a restart of the broker would lose; the session has to be told then.
+    declared_transient: bool,
+    idle: IdleTimer,
     lease: LeaseId,
     ledger: Ledger,
     /// Whose turn it is among the consumers.
     next: usize,
     running: Option<Running>,
     settling: FuturesUnordered<BoxFuture<'static, Result<(), Fault>>>,
+    /// The queue of the subscription that is being made.
+    starting: Option<ShortText>,
+    suspicion: Suspicion,
+    /// What is added to the tags of the present channel, so that none is like one of a channel before.
+    tags_before: u64,
     watch: Option<LinkWatch>,
 }
 
 impl ConsumeSide {
-    pub(super) fn new(entry: Arc<Entry>, lease: LeaseId) -> ConsumeSide {
+    pub(super) fn new(entry: Arc<Entry>, lease: LeaseId, suspicion: Suspicion) -> ConsumeSide {
         ConsumeSide {
+            declared_transient: false,
+            idle: IdleTimer::default(),
+            starting: None,
+            suspicion,
+            tags_before: 0,
             channel: None,
             commands: VecDeque::new(),
             consumers: Vec::new(),
@@ -103,7 +128,8 @@ impl ConsumeSide {
     }
 
     pub(super) fn settle(&mut self, tag: DeliveryTag, outcome: Settlement) {
-        if self.ledger.settle(tag.0, outcome).is_err() {
+        let raw = tag.0.checked_sub(self.tags_before).unwrap_or(0);
+        if self.ledger.settle(raw, outcome).is_err() {
             // Sent on, it would close the channel (406).
             debug!(lease = self.lease.0, tag = tag.0, "ignored a settlement of an unknown delivery");
         }
@@ -112,6 +138,37 @@ impl ConsumeSide {
     /// Nothing given is left to do.
     pub(super) fn is_idle(&self) -> bool {
         self.commands.is_empty() && self.running.is_none() && self.ledger.is_flushed() && self.settling.is_empty()
+    }
+
+    /// The link of the channel, if there is one.
+    pub(super) fn link(&self) -> Option<Arc<Link>> {
+        self.channel.as_ref().map(|channel| channel.link.clone())
+    }
+
+    /// What is consumed, or about to be.
+    pub(super) fn queues(&self) -> Vec<ShortText> {
+        let consumed = self.consumers.iter().map(|consumer| &consumer.subscribed.queue);
+        consumed.chain(&self.starting).cloned().collect()
+    }
+
+    /// Nothing is under way and nothing depends on the channel, so it may go and nobody misses it.
+    fn holds_nothing(&self) -> bool {
+        let Some(channel) = &self.channel else { return false };
+        self.consumers.is_empty()
+            && self.is_idle()
+            && self.ledger.is_settled()
+            && !self.declared_transient
+            && channel.link.exclusive.created_by(self.lease).is_empty()
+    }
+
+    /// Gives back a channel that was not used for a while.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) {
+        let idle = self.holds_nothing();
+        if self.idle.poll_over(cx, idle, self.entry.config().channel_idle).is_ready() {
+            let remains = Remains { consume: self.remains(), ..Remains::default() };
+            self.watch = None;
+            remains.release_aside();
+        }
     }
 
     /// Takes out what has to be released.
@@ -138,7 +195,9 @@ impl ConsumeSide {
         {
             return Poll::Ready(result);
         }
-        self.poll_channel(cx)
+        let polled = self.poll_channel(cx);
+        self.poll_idle(cx);
+        polled
     }
 
     /// Notices the end of the channel when no operation does.
@@ -151,14 +210,19 @@ impl ConsumeSide {
         {
             return Poll::Ready(Err((refused(refusal), Concern::Session)));
         }
+        let mut lost = None;
         if let Some(watch) = &mut self.watch {
             while let Poll::Ready(state) = watch.poll_change(cx) {
-                if let Some(reason) = state.lost {
-                    return Poll::Ready(Err((Failure::LinkLost { reason }, Concern::Session)));
-                }
+                lost = state.lost;
             }
         }
-        Poll::Pending
+        let Some(Loss { reason, .. }) = lost else { return Poll::Pending };
+        if self.holds_nothing() {
+            // The next command opens another one.
+            (self.channel, self.watch) = (None, None);
+            return Poll::Pending;
+        }
+        Poll::Ready(Err((Failure::LinkLost { reason }, Concern::Session)))
     }
 
     fn poll_settlements(&mut self, cx: &mut Context<'_>) -> Result<(), Ending> {
@@ -209,21 +273,37 @@ impl ConsumeSide {
         let concern = command.concern();
         let work: BoxFuture<'static, Result<Completed, Failure>> = match &self.channel {
             None => {
-                let entry = self.entry.clone();
+                let (entry, company) = (self.entry.clone(), self.company(command));
                 Box::pin(async move {
-                    let slot = entry.reserve(Role::Consume).await.map_err(reserve_failure)?;
+                    let slot = entry.reserve(Role::Consume, company).await.map_err(reserve_failure)?;
                     let link = slot.link().clone();
                     link.open_channel(slot).await.map(Completed::Opened)
                 })
             }
             Some(channel) => {
                 let operator = Operator { lease: self.lease, link: channel.link.clone(), raw: channel.raw.clone() };
+                let alone = channel.link.seclusion.is_for_one();
+                let blamed = command.consumes().filter(|queue| self.is_blamed(queue)).cloned();
                 let Some(command) = self.commands.pop_front() else { return false };
-                self.operation(operator, command)
+                match blamed.filter(|_| !alone) {
+                    // Others are on this link.
+                    Some(queue) => Box::pin(std::future::ready(Err(Failure::Poisoned { queues: vec![queue] }))),
+                    None => self.operation(operator, command),
+                }
             }
         };
         self.running = Some(Running { concern, work });
         true
+    }
+
+    /// Which links this session may be on, if this is its first command on one.
+    fn company(&self, command: &ConsumeCommand) -> Company {
+        let blamed = command.consumes().is_some_and(|queue| self.is_blamed(queue));
+        if blamed { Company::Alone } else { self.suspicion.company(Instant::now()) }
+    }
+
+    fn is_blamed(&self, queue: &ShortText) -> bool {
+        self.entry.quarantine().is_blamed(self.entry.vhost(), queue, Instant::now())
     }
 
     fn operation(
@@ -231,11 +311,15 @@ impl ConsumeSide {
         operator: Operator,
         command: ConsumeCommand,
     ) -> BoxFuture<'static, Result<Completed, Failure>> {
+        self.starting = command.consumes().cloned();
         match command {
-            ConsumeCommand::Declare { token, queue } => Box::pin(async move {
-                let queue = operator.declare(&queue).await?;
-                Ok(Completed::Declared { token, queue })
-            }),
+            ConsumeCommand::Declare { token, queue } => {
+                self.declared_transient |= !queue.durable;
+                Box::pin(async move {
+                    let queue = operator.declare(&queue).await?;
+                    Ok(Completed::Declared { token, queue })
+                })
+            }
             ConsumeCommand::Subscribe(subscribe) => Box::pin(async move {
                 let subscribed = operator.subscribe(&subscribe).await?;
                 Ok(Completed::Subscribed { key: subscribe.key, subscribed })
@@ -260,11 +344,14 @@ impl ConsumeSide {
             Completed::Opened(channel) => {
                 self.watch = Some(LinkWatch::new(&channel.link));
                 self.channel = Some(channel);
+                // Tags begin anew with each channel.
+                self.tags_before += std::mem::take(&mut self.ledger).end();
                 None
             }
             Completed::Declared { token, queue } => Some(BrokerEvent::Declared { token, queue }),
             Completed::Subscribed { key, subscribed } => {
                 let queue = subscribed.queue.clone();
+                self.starting = None;
                 self.consumers.push(Consumer { key, subscribed });
                 Some(BrokerEvent::Subscribed { key, queue })
             }
@@ -287,7 +374,8 @@ impl ConsumeSide {
                 Some(Ok(delivery)) => {
                     self.next = at + 1;
                     self.ledger.hand_out(delivery.delivery_tag);
-                    return Poll::Ready(Ok(BrokerEvent::Delivery(convert(key, delivery))));
+                    let tag = DeliveryTag(self.tags_before + delivery.delivery_tag);
+                    return Poll::Ready(Ok(BrokerEvent::Delivery(convert(key, tag, delivery))));
                 }
                 Some(Err(error)) => {
                     if self.running.is_some() {
@@ -308,7 +396,7 @@ impl ConsumeSide {
                 }
                 None => {
                     let reason = "the AMQP channel was closed".to_owned();
-                    let lost = channel.link.state().lost.unwrap_or(reason);
+                    let lost = channel.link.state().lost.map_or(reason, |loss| loss.reason);
                     let failure = match channel.refusal() {
                         Some(refusal) => refused(refusal),
                         None => Failure::LinkLost { reason: lost },
@@ -337,11 +425,11 @@ async fn send(raw: &lapin::Channel, order: Order) -> lapin::Result<()> {
     }
 }
 
-fn convert(key: SubscriptionKey, delivery: lapin::message::Delivery) -> Delivery {
+fn convert(key: SubscriptionKey, tag: DeliveryTag, delivery: lapin::message::Delivery) -> Delivery {
     Delivery {
         key,
         redelivered: delivery.redelivered,
-        tag: Some(DeliveryTag(delivery.delivery_tag)),
+        tag: Some(tag),
         message: Arc::new(Message {
             exchange: short_text(&delivery.exchange),
             properties: from_lapin(&delivery.properties),

@@ -5,8 +5,10 @@
 
 use super::config::{BROKER_CLOSED_CHANNELS_MAX, BrokerConfig, LINK_IDLE};
 use super::connect::Connected;
+use super::death::Loss;
 use super::exclusive::ExclusiveQueues;
-use super::fault::{Fault, reason, within};
+use super::fault::{Fault, within};
+use super::quarantine::{Company, Seclusion};
 use super::stream::KillSwitch;
 use super::wire::{Refusal, Wire};
 use crate::session::event::Failure;
@@ -19,7 +21,9 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 /// How long a lost link waits for lapin to say why.
-const REASON_PATIENCE: Duration = Duration::from_millis(250);
+const REASON_PATIENCE: Duration = Duration::from_secs(1);
+/// How closely the broker's silence is measured.
+const SILENCE_GRAIN: Duration = Duration::from_millis(50);
 
 /// Publishing and consuming never share a connection: RabbitMQ blocks publishing ones under an alarm, and
 /// acknowledgements on them would stop too.
@@ -41,8 +45,8 @@ impl Role {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct LinkState {
     pub(super) blocked: bool,
-    /// Why the connection is gone.
-    pub(super) lost: Option<String>,
+    /// How the connection ended.
+    pub(super) lost: Option<Loss>,
 }
 
 struct Slots {
@@ -62,6 +66,7 @@ pub(super) struct Link {
     pub(super) exclusive: ExclusiveQueues,
     pub(super) wire: Arc<Wire>,
     pub(super) config: Arc<BrokerConfig>,
+    pub(super) seclusion: Seclusion,
     connection: lapin::Connection,
     switch: KillSwitch,
     state: watch::Sender<LinkState>,
@@ -76,6 +81,7 @@ impl Link {
         vhost: String,
         login: String,
         config: Arc<BrokerConfig>,
+        seclusion: Seclusion,
     ) -> Arc<Link> {
         let Connected { connection, node, switch, wire } = connected;
         let slots = Slots { open: 0, numbers: 0, idle_since: Instant::now(), retired: false };
@@ -87,6 +93,7 @@ impl Link {
             exclusive: ExclusiveQueues::default(),
             wire,
             config,
+            seclusion,
             connection,
             switch,
             state: watch::Sender::new(LinkState::default()),
@@ -99,17 +106,32 @@ impl Link {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for one session's channel, if there is one left.
-    pub(super) fn reserve(self: &Arc<Self>) -> Option<Slot> {
+    /// A place for one session's channel, if the link is for such sessions and has one left.
+    pub(super) fn reserve(self: &Arc<Self>, company: Company) -> Option<Slot> {
         let mut slots = self.slots();
         if self.worn_out(&slots) {
             slots.retired = true;
         }
-        if slots.retired || slots.open >= usize::from(self.config.channels_per_link_max) {
+        if slots.retired || !self.has_place(&slots, company) {
             return None;
         }
         slots.open += 1;
         Some(Slot(self.clone()))
+    }
+
+    /// Whether a reservation would succeed now.
+    pub(super) fn is_open_to(&self, company: Company) -> bool {
+        self.is_usable() && self.has_place(&self.slots(), company)
+    }
+
+    fn has_place(&self, slots: &Slots, company: Company) -> bool {
+        let places = usize::from(company.places(self.config.channels_per_link_max));
+        self.seclusion.company(Instant::now()) == company && slots.open < places
+    }
+
+    /// As far as lapin knows.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connection.status().connected()
     }
 
     /// lapin never gives a number back that the broker closed; when its counter comes round to one, opening fails.
@@ -168,15 +190,26 @@ impl Link {
         opened.map_err(|fault| self.failure(fault, None))
     }
 
-    /// Words a fault; a step that timed out retires the link.
+    /// Words a fault; a step that timed out may retire the link.
     pub(super) fn failure(&self, fault: Fault, refusal: Option<Refusal>) -> Failure {
         if let Fault::TimedOut(step) = &fault {
-            warn!(node = self.node, role = self.role.name(), step, "no answer from the broker; the link is retired");
-            self.retire();
+            self.suspect(step);
         }
         match (fault.into_failure(refusal), self.state().lost) {
-            (Failure::LinkLost { .. }, Some(reason)) => Failure::LinkLost { reason },
+            (Failure::LinkLost { .. }, Some(Loss { reason, .. })) => Failure::LinkLost { reason },
             (failure, _) => failure,
+        }
+    }
+
+    /// One operation may take its time, such as one on a queue without its majority, while the link is well. It is not when
+    /// the broker said nothing at all meanwhile.
+    fn suspect(&self, step: &str) {
+        let silent = self.wire.silence() >= self.config.operation_timeout;
+        if silent && self.is_usable() {
+            warn!(node = self.node, role = self.role.name(), step, "no answer from the broker; the link is retired");
+            self.retire();
+        } else {
+            debug!(node = self.node, role = self.role.name(), step, "no answer from the broker");
         }
     }
 
@@ -185,21 +218,22 @@ impl Link {
         self.retire();
         let closing = self.connection.close(200, "OK".into());
         let _ = within(self.config.operation_timeout, "connection close", closing).await;
-        self.lose(reason.to_owned());
+        self.lose(Loss::forced(reason));
     }
 
-    fn lose(&self, reason: String) {
+    fn lose(&self, loss: Loss) {
         self.slots().retired = true;
         self.switch.cut();
         self.state.send_if_modified(|state| {
             let first = state.lost.is_none();
-            state.lost.get_or_insert(reason);
+            state.lost.get_or_insert(loss);
             first
         });
     }
 
     /// Follows the link to its end. Runs as a task of its own.
     pub(super) async fn supervise(self: Arc<Link>) {
+        info!(node = self.node, role = self.role.name(), login = self.login, vhost = self.vhost, "link up");
         let mut events = Box::pin(self.connection.events_listener());
         if self.connection.status().blocked() {
             self.set_blocked(true);
@@ -221,23 +255,27 @@ impl Link {
                     Some(Event::ConnectionUnblocked) => self.set_blocked(false),
                     // Channel errors are reported here too.
                     Some(Event::Error(error)) if !self.connection.status().connected() => {
-                        return self.lost(reason(&error));
+                        return self.lost(Loss::of(&error));
                     }
                     Some(_) => {}
-                    None => return self.lost("the AMQP connection ended".into()),
+                    None => return self.lost(Loss::network("the AMQP connection ended")),
                 },
                 () = self.wire.ended.cancelled() => {
-                    let reason = async {
+                    let loss = async {
                         loop {
                             match events.next().await {
-                                Some(Event::Error(error)) if !error.is_amqp_soft_error() => return reason(&error),
+                                Some(Event::Error(error)) if !error.is_amqp_soft_error() => return Loss::of(&error),
                                 Some(_) => {}
-                                None => return "the AMQP connection ended".to_owned(),
+                                None => return Loss::network("the AMQP connection ended"),
                             }
                         }
                     };
-                    let reason = tokio::time::timeout(REASON_PATIENCE, reason).await;
-                    return self.lost(reason.unwrap_or_else(|_| "the broker closed the TCP connection".into()));
+                    let loss = tokio::time::timeout(REASON_PATIENCE, loss).await;
+                    return self.lost(loss.unwrap_or_else(|_| Loss::network("the broker closed the TCP connection")));
+                }
+                () = self.silence() => {
+                    let limit = self.silence_max();
+                    return self.lost(Loss::network(format!("nothing came from the broker for {limit:?}, not even a heartbeat")));
                 }
                 () = self.slots_changed.notified() => {}
                 () = idle => {
@@ -250,18 +288,35 @@ impl Link {
         }
     }
 
-    fn lost(&self, reason: String) {
+    /// Ends when the broker has said nothing for too long. lapin has such a watch too, but a coarser one.
+    async fn silence(&self) {
+        let limit = self.silence_max();
+        if limit.is_zero() {
+            return std::future::pending().await;
+        }
+        while let Some(left) = limit.checked_sub(self.wire.silence()) {
+            tokio::time::sleep(left.max(SILENCE_GRAIN)).await;
+        }
+    }
+
+    /// Two heartbeat intervals (AMQP 0-9-1, 4.2.7); nothing without heartbeats.
+    fn silence_max(&self) -> Duration {
+        2 * Duration::from_secs(self.connection.configuration().heartbeat().into())
+    }
+
+    fn lost(&self, loss: Loss) {
         if self.state().lost.is_none() {
-            info!(
+            warn!(
                 node = self.node,
                 role = self.role.name(),
                 login = self.login,
                 vhost = self.vhost,
-                reason,
+                sessions = self.open_slots(),
+                reason = loss.reason,
                 "link lost"
             );
         }
-        self.lose(reason);
+        self.lose(loss);
     }
 
     fn set_blocked(&self, blocked: bool) {

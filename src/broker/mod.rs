@@ -9,23 +9,30 @@
 //! pool         identities and their links; logins, re-checks
 //! link         one AMQP connection: state, places for channels; connect makes it
 //! stream       TCP/TLS under lapin, read and written through guards; wire is what the inbound guard saw
+//! pace         pauses, nodes that are down, how many sessions come back at a time
+//! quarantine   which session kills its links; death is what a link died of
 //! ```
 //!
-//! Running sessions are not moved to another link when theirs is lost: they get `Failed { LinkLost }`.
+//! Running sessions are not moved to another link when theirs is lost: they get `Failed { LinkLost }`, unless they hold
+//! nothing on it, and ask for another lease ([`Channel::renewal`]).
 
 mod channel;
 mod config;
 mod connect;
 mod consume;
 mod convert;
+mod death;
 mod exclusive;
 mod fault;
 mod frame;
 mod guard;
+mod idle;
 mod link;
 mod outbound;
+mod pace;
 mod pool;
 mod publish;
+mod quarantine;
 mod release;
 mod runtime;
 mod settle;

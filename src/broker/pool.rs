@@ -8,6 +8,8 @@ use super::config::{BrokerConfig, ConfigError, Encryption};
 use super::connect::{self, Connected, Target};
 use super::exclusive::LeaseId;
 use super::link::{Link, Role, Slot};
+use super::pace::{Failed, Nodes, Pass, RESUMING_MAX, RESUMING_PATIENCE, backoff};
+use super::quarantine::{Company, Past, Place, Quarantine, Record, Seclusion};
 use super::tls;
 use crate::session::command::Credentials;
 use crate::session::event::{BrokerInfo, LoginFailure};
@@ -15,16 +17,11 @@ use aws_lc_rs::hmac;
 use rustls::ClientConfig;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
-use tokio::sync::Mutex as TaskMutex;
+use tokio::sync::{Mutex as TaskMutex, Semaphore};
 use tokio::time::Instant;
 use tracing::debug;
-
-/// First and longest pause between attempts to reach a broker.
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(3);
 
 /// The handle to all links; cheap to clone.
 #[derive(Clone)]
@@ -70,7 +67,9 @@ pub(super) struct Pool {
     secret: hmac::Key,
     entries: Mutex<HashMap<Key, Arc<Entry>>>,
     links: Mutex<Vec<Weak<Link>>>,
-    next_node: AtomicUsize,
+    nodes: Nodes,
+    pub(super) quarantine: Quarantine,
+    resuming: Arc<Semaphore>,
     next_lease: AtomicU64,
     stopped: AtomicBool,
 }
@@ -99,16 +98,6 @@ struct RoleLinks {
     opening: TaskMutex<Option<(Instant, LoginFailure)>>,
 }
 
-/// The pause before an attempt: doubled each time up to a bound, and anywhere between half of that and all of it, so that
-/// those who lost the same broker do not come back in step.
-fn backoff(attempt: u32) -> Duration {
-    let full = BACKOFF_FIRST.saturating_mul(1 << attempt.min(16)).min(BACKOFF_MAX);
-    let mut random = [0; 2];
-    // Without randomness the pause is merely not spread.
-    let _ = aws_lc_rs::rand::fill(&mut random);
-    full.mul_f64(0.5 + f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX) / 2.0)
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -123,12 +112,14 @@ impl Broker {
         // aws-lc's generator seeds itself from the operating system and fails only if there is none.
         aws_lc_rs::rand::fill(&mut secret).expect("the operating system gives random bytes");
         Ok(Broker(Arc::new(Pool {
+            nodes: Nodes::new(config.nodes.len(), usize::from(secret[0])),
             config: Arc::new(config),
             tls,
             secret: hmac::Key::new(hmac::HMAC_SHA256, &secret),
             entries: Mutex::default(),
             links: Mutex::default(),
-            next_node: AtomicUsize::new(usize::from(secret[0])),
+            quarantine: Quarantine::default(),
+            resuming: Arc::new(Semaphore::new(RESUMING_MAX)),
             next_lease: AtomicU64::new(1),
             stopped: AtomicBool::new(false),
         })))
@@ -154,13 +145,13 @@ impl Broker {
                 }
                 Err(failure) => failure,
             };
-            self.0.forget(vhost, credentials, &entry, &failure);
+            self.0.forget(vhost, credentials, entry, &failure);
             let pause = backoff(attempt);
             if !matches!(failure, LoginFailure::Unavailable { .. }) || Instant::now() + pause > deadline {
                 return Err(failure);
             }
             attempt += 1;
-            tokio::time::sleep(pause).await;
+            self.0.nodes.pause(pause).await;
         }
     }
 
@@ -219,27 +210,48 @@ impl Pool {
         lock(&self.entries).entry(self.key(vhost, credentials)).or_insert_with(entry).clone()
     }
 
-    /// Drops an entry that is of no use: refused credentials, or nothing connected.
-    fn forget(&self, vhost: &str, credentials: &Credentials, entry: &Arc<Entry>, failure: &LoginFailure) {
+    /// Drops an entry that is of no use: refused credentials, or nothing connected and no session that waits for it.
+    fn forget(&self, vhost: &str, credentials: &Credentials, entry: Arc<Entry>, failure: &LoginFailure) {
         let unavailable = matches!(failure, LoginFailure::Unavailable { .. });
-        if unavailable && entry.has_links() {
-            return;
-        }
         let key = self.key(vhost, credentials);
         let mut entries = lock(&self.entries);
-        if entries.get(&key).is_some_and(|known| Arc::ptr_eq(known, entry)) {
+        // The map's and the caller's. Given up within the lock, so that of several callers the last one sees it.
+        let waited_for = Arc::strong_count(&entry) > 2;
+        if !(unavailable && (entry.has_links() || waited_for))
+            && entries.get(&key).is_some_and(|known| Arc::ptr_eq(known, &entry))
+        {
             entries.remove(&key);
         }
-        drop(entries);
         if !unavailable {
             entry.retire();
         }
+        drop(entry);
+        drop(entries);
     }
 
     /// Drops entries whose links are all gone.
     fn sweep(&self) {
         lock(&self.links).retain(|link| link.upgrade().is_some_and(|link| link.state().lost.is_none()));
         lock(&self.entries).retain(|_, entry| entry.has_links() || Arc::strong_count(entry) > 1);
+    }
+
+    /// From now on one probe tries the node, and nobody else does until it answers.
+    fn node_failed(self: &Arc<Self>, node: usize, reason: &str) {
+        if self.nodes.failed(node, reason) == Failed::KnownDown {
+            return;
+        }
+        let pool = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                let Some(pause) = pool.upgrade().map(|pool| pool.nodes.probe_pause(node)) else { return };
+                tokio::time::sleep(pause).await;
+                let Some(pool) = pool.upgrade().filter(|pool| !pool.stopped.load(Ordering::Relaxed)) else { return };
+                match connect::probe(&pool.config, &pool.config.nodes[node], pool.tls.as_ref()).await {
+                    Ok(()) => return pool.nodes.answers(node),
+                    Err(reason) => drop(pool.nodes.failed(node, &reason)),
+                }
+            }
+        });
     }
 
     fn live_links(&self) -> Vec<Arc<Link>> {
@@ -253,13 +265,30 @@ impl Entry {
     async fn lease(self: Arc<Self>) -> Result<(Channel, BrokerInfo), LoginFailure> {
         let version = self.check().await?;
         let lease = LeaseId(self.pool.next_lease.fetch_add(1, Ordering::Relaxed));
-        Ok((Channel::new(self, lease), BrokerInfo { version }))
+        Ok((Channel::new(self, lease, Record::default(), None), BrokerInfo { version }))
     }
 
-    /// Another lease for a session that lost its own.
-    pub(super) async fn renew(self: Arc<Self>, attempt: u32) -> Result<(Channel, BrokerInfo), LoginFailure> {
-        tokio::time::sleep(backoff(attempt)).await;
-        self.lease().await
+    /// Another lease for a session that lost its own. Those who come back wait for a pass, so that not all of them make their
+    /// subscriptions at once.
+    pub(super) async fn renew(
+        self: Arc<Self>,
+        attempt: u32,
+        past: Past,
+    ) -> Result<(Channel, BrokerInfo), LoginFailure> {
+        self.pool.nodes.pause(backoff(attempt)).await;
+        let record = past.judge().await;
+        let version = self.check().await?;
+        let pass = Pass::take(&self.pool.resuming, RESUMING_PATIENCE).await;
+        let lease = LeaseId(self.pool.next_lease.fetch_add(1, Ordering::Relaxed));
+        Ok((Channel::new(self, lease, record, pass), BrokerInfo { version }))
+    }
+
+    pub(super) fn quarantine(&self) -> &Quarantine {
+        &self.pool.quarantine
+    }
+
+    pub(super) fn vhost(&self) -> &str {
+        &self.vhost
     }
 
     pub(super) fn config(&self) -> &Arc<BrokerConfig> {
@@ -297,7 +326,7 @@ impl Entry {
         let result = match usable {
             Some(link) if fresh => return Ok(link.wire.version()),
             Some(link) => self.clone().ask_again().await.map(|()| link),
-            None => self.clone().open(Role::Consume, asked).await,
+            None => self.clone().open(Role::Consume, asked, None).await,
         };
         match result {
             Ok(link) => {
@@ -311,47 +340,58 @@ impl Entry {
         }
     }
 
-    /// A place on a link of this role; opens a link if all are full.
-    pub(super) async fn reserve(self: Arc<Self>, role: Role) -> Result<Slot, LoginFailure> {
+    /// A place on a link of this role for a session that may keep such company; opens a link if all are full.
+    pub(super) async fn reserve(self: Arc<Self>, role: Role, company: Company) -> Result<Slot, LoginFailure> {
         let asked = Instant::now();
         loop {
-            if let Some(slot) = self.try_reserve(role) {
+            if let Some(slot) = self.try_reserve(role, company) {
                 return Ok(slot);
             }
-            self.clone().open(role, asked).await?;
+            let quarantined = match company {
+                Company::Any => None,
+                Company::Suspects | Company::Alone => {
+                    let place = self.pool.quarantine.place().await;
+                    Some((company, place.map_err(|reason| LoginFailure::Unavailable { reason })?))
+                }
+            };
+            self.clone().open(role, asked, quarantined).await?;
         }
     }
 
-    fn try_reserve(&self, role: Role) -> Option<Slot> {
-        lock(&self.role(role).links).iter().filter(|link| link.is_usable()).find_map(Link::reserve)
+    fn try_reserve(&self, role: Role, company: Company) -> Option<Slot> {
+        let links = lock(&self.role(role).links);
+        links.iter().filter(|link| link.is_usable()).find_map(|link| link.reserve(company))
     }
 
     /// Opens a link unless another task just did. The work goes on when the caller goes away: a half-made connection
     /// that nobody waits for would keep lapin's thread.
-    async fn open(self: Arc<Self>, role: Role, asked: Instant) -> Result<Arc<Link>, LoginFailure> {
+    async fn open(
+        self: Arc<Self>,
+        role: Role,
+        asked: Instant,
+        quarantined: Option<(Company, Place)>,
+    ) -> Result<Arc<Link>, LoginFailure> {
         let work = tokio::spawn(async move {
             let mut last = self.role(role).opening.lock().await;
             match &*last {
                 Some((at, failure)) if *at >= asked => return Err(failure.clone()),
                 _ => {}
             }
-            let roomy = |link: &&Arc<Link>| {
-                link.is_usable() && link.open_slots() < usize::from(self.pool.config.channels_per_link_max)
-            };
-            if let Some(link) = lock(&self.role(role).links).iter().find(roomy).cloned() {
+            let (company, place) = quarantined.map_or((Company::Any, None), |(company, place)| (company, Some(place)));
+            if let Some(link) = lock(&self.role(role).links).iter().find(|link| link.is_open_to(company)).cloned() {
                 return Ok(link);
             }
-            let result = self.connect(role).await;
+            let result = self.connect(role, Seclusion::new(company, place)).await;
             *last = result.as_ref().err().map(|failure| (Instant::now(), failure.clone()));
             result
         });
         work.await.unwrap_or_else(|error| Err(LoginFailure::Unavailable { reason: error.to_string() }))
     }
 
-    async fn connect(self: &Arc<Self>, role: Role) -> Result<Arc<Link>, LoginFailure> {
+    async fn connect(self: &Arc<Self>, role: Role, seclusion: Seclusion) -> Result<Arc<Link>, LoginFailure> {
         let connected = self.dial(role.name()).await?;
         let login = self.credentials.login.clone();
-        let link = Link::new(connected, role, self.vhost.clone(), login, self.config().clone());
+        let link = Link::new(connected, role, self.vhost.clone(), login, self.config().clone(), seclusion);
         lock(&self.role(role).links).push(link.clone());
         lock(&self.pool.links).push(Arc::downgrade(&link));
         let (followed, entry, pool) = (link.clone(), Arc::downgrade(self), Arc::downgrade(&self.pool));
@@ -390,6 +430,7 @@ impl Entry {
             credentials: &self.credentials,
             name: format!("stomp-relay {purpose} {}@{}", self.credentials.login, self.vhost),
         };
-        connect::connect(&target, self.pool.next_node.fetch_add(1, Ordering::Relaxed)).await
+        let down = |node: usize, reason: &str| self.pool.node_failed(node, reason);
+        connect::connect(&target, &self.pool.nodes, down).await
     }
 }

@@ -6,10 +6,13 @@
 //! guard recorded; lapin's own pairing is not used.
 
 use super::convert::{header_bytes, short, to_lapin};
+use super::death::Loss;
 use super::fault::{Fault, refused};
-use super::link::{Leased, Role};
+use super::idle::IdleTimer;
+use super::link::{Leased, Link, Role};
 use super::pool::Entry;
-use super::release::PublishRemains;
+use super::quarantine::{Company, Suspicion};
+use super::release::{PublishRemains, Remains};
 use super::watch::LinkWatch;
 use crate::session::amqp::ShortText;
 use crate::session::command::{Outgoing, Publish, PublishToken};
@@ -56,6 +59,7 @@ struct Unconfirmed {
 pub(super) struct PublishSide {
     channel: Option<Leased>,
     entry: Arc<Entry>,
+    idle: IdleTimer,
     /// The publish whose writing failed.
     failed: Option<Meta>,
     opening: Option<Opening>,
@@ -63,13 +67,16 @@ pub(super) struct PublishSide {
     timer: Option<Pin<Box<Sleep>>>,
     unblocked_at: Instant,
     unconfirmed: VecDeque<Unconfirmed>,
+    suspicion: Suspicion,
     watch: Option<LinkWatch>,
     writing: Option<Writing>,
 }
 
 impl PublishSide {
-    pub(super) fn new(entry: Arc<Entry>) -> PublishSide {
+    pub(super) fn new(entry: Arc<Entry>, suspicion: Suspicion) -> PublishSide {
         PublishSide {
+            suspicion,
+            idle: IdleTimer::default(),
             channel: None,
             entry,
             failed: None,
@@ -95,6 +102,27 @@ impl PublishSide {
     /// Everything given is written and answered.
     pub(super) fn is_idle(&self) -> bool {
         self.unwritten() == 0 && self.unconfirmed.is_empty() && self.opening.is_none()
+    }
+
+    /// The link of the channel, if there is one.
+    pub(super) fn link(&self) -> Option<Arc<Link>> {
+        self.channel.as_ref().map(|channel| channel.link.clone())
+    }
+
+    /// Nothing is under way, so the channel may go and nobody misses it.
+    fn holds_nothing(&self) -> bool {
+        self.is_idle() && self.channel.is_some()
+    }
+
+    /// Gives back a channel that was not used for a while.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) {
+        let blocked = self.watch.as_ref().is_some_and(LinkWatch::blocked);
+        let idle = self.holds_nothing() && !blocked;
+        if self.idle.poll_over(cx, idle, self.entry.config().channel_idle).is_ready() {
+            let remains = Remains { publish: self.remains(), ..Remains::default() };
+            self.watch = None;
+            remains.release_aside();
+        }
     }
 
     pub(super) fn remains(&mut self) -> PublishRemains {
@@ -136,22 +164,29 @@ impl PublishSide {
         {
             return Poll::Ready(Err((refused(refusal), Concern::Session)));
         }
+        self.poll_idle(cx);
         Poll::Pending
     }
 
     fn poll_link(&mut self, cx: &mut Context<'_>) -> Poll<Result<BrokerEvent, Failure>> {
         let Some(watch) = &mut self.watch else { return Poll::Pending };
         let was_blocked = watch.blocked();
-        while let Poll::Ready(state) = watch.poll_change(cx) {
-            if let Some(reason) = state.lost {
-                return Poll::Ready(Err(Failure::LinkLost { reason }));
+        let Poll::Ready(state) = watch.poll_change(cx) else { return Poll::Pending };
+        // Changes that follow are seen at the next poll.
+        cx.waker().wake_by_ref();
+        match state.lost {
+            Some(_) if self.holds_nothing() => {
+                // The next publish opens another one.
+                (self.channel, self.watch) = (None, None);
+                if was_blocked { Poll::Ready(Ok(BrokerEvent::Unblocked)) } else { Poll::Pending }
             }
-            if state.blocked != was_blocked {
+            Some(Loss { reason, .. }) => Poll::Ready(Err(Failure::LinkLost { reason })),
+            None if state.blocked != was_blocked => {
                 self.unblocked_at = Instant::now();
-                return Poll::Ready(Ok(if state.blocked { BrokerEvent::Blocked } else { BrokerEvent::Unblocked }));
+                Poll::Ready(Ok(if state.blocked { BrokerEvent::Blocked } else { BrokerEvent::Unblocked }))
             }
+            None => Poll::Pending,
         }
-        Poll::Pending
     }
 
     fn poll_confirm(&mut self, cx: &mut Context<'_>) -> Poll<Result<BrokerEvent, Failure>> {
@@ -199,7 +234,8 @@ impl PublishSide {
     fn start_next(&mut self) -> Result<Progress, Failure> {
         let Some(next) = self.queue.front() else { return Ok(Progress::None) };
         let Some(channel) = &self.channel else {
-            self.opening = Some(Box::pin(open(self.entry.clone())));
+            let company = self.suspicion.company(Instant::now());
+            self.opening = Some(Box::pin(open(self.entry.clone(), company)));
             return Ok(Progress::Some);
         };
         if let Some(failure) = oversized(next, channel) {
@@ -322,9 +358,9 @@ fn oversized(publish: &Publish, channel: &Leased) -> Option<Failure> {
     (bytes > limit).then_some(Failure::Refused { reply_code: PRECONDITION_FAILED, reply_text })
 }
 
-async fn open(entry: Arc<Entry>) -> Result<Leased, Failure> {
+async fn open(entry: Arc<Entry>, company: Company) -> Result<Leased, Failure> {
     let limit = entry.config().operation_timeout;
-    let slot = entry.reserve(Role::Publish).await.map_err(reserve_failure)?;
+    let slot = entry.reserve(Role::Publish, company).await.map_err(reserve_failure)?;
     let link = slot.link().clone();
     let channel = link.open_channel(slot).await?;
     let select = channel.raw.confirm_select(ConfirmSelectOptions::default());

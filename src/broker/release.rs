@@ -25,7 +25,7 @@ pub(super) enum Closing {
     Closed,
     /// The broker or the link had ended it before.
     Dead,
-    /// No answer; the link is retired.
+    /// No answer in time.
     Silent,
 }
 
@@ -129,8 +129,29 @@ impl ConsumeRemains {
         if end == Closing::Closed {
             end = close(&channel.raw, &channel.link).await;
         }
+        if end == Closing::Silent
+            && let Some(channel) = self.channel.take()
+        {
+            park(channel, self.consumers);
+        }
         answered(end)
     }
+}
+
+/// Keeps a channel that does not answer until it does or its link ends, with what must not be dropped before. Closed at once,
+/// lapin would take a late exception on it for an error of the whole connection.
+fn park<T: Send + 'static>(channel: Leased, until_then: T) {
+    tokio::spawn(async move {
+        let mut state = channel.link.watch();
+        let answered = tokio::select! {
+            _ = state.wait_for(|state| state.lost.is_some()) => false,
+            answer = channel.raw.basic_qos(1, BasicQosOptions { global: false }) => answer.is_ok(),
+        };
+        if answered {
+            close(&channel.raw, &channel.link).await;
+        }
+        drop(until_then);
+    });
 }
 
 /// Deletes queues one after another, so that a refusal crosses nothing. A queue that is gone is no refusal.
@@ -158,7 +179,13 @@ impl PublishRemains {
             tokio::spawn(self.release_when_unblocked());
             return Ok(());
         }
-        answered(self.close().await)
+        let end = self.close().await;
+        if end == Closing::Silent
+            && let Some(channel) = self.channel.take()
+        {
+            park(channel, (self.confirms, self.writing));
+        }
+        answered(end)
     }
 
     async fn release_when_unblocked(mut self) {

@@ -73,6 +73,16 @@ impl Ledger {
         Ok(())
     }
 
+    /// Nothing that was handed out is open, and the broker knows.
+    pub(super) fn is_settled(&self) -> bool {
+        self.open.is_empty() && self.is_flushed()
+    }
+
+    /// No tag is above it.
+    pub(super) fn end(&self) -> u64 {
+        self.seen_ahead.last().copied().unwrap_or(0).max(self.seen)
+    }
+
     pub(super) fn is_flushed(&self) -> bool {
         self.acks.is_empty() && self.nacks.is_empty()
     }

@@ -113,6 +113,7 @@ impl AsyncRead for GuardedStream {
         let result = ready!(guard.poll_fill(buffer, |space| {
             let mut space = ReadBuf::new(space);
             ready!(Pin::new(&mut *transport).poll_read(cx, &mut space))?;
+            wire.heard();
             Poll::Ready(Ok(space.filled().len()))
         }));
         if result.is_err() || matches!(result, Ok(0) if asked > 0) {

@@ -5,9 +5,10 @@
 
 use super::frame::Return;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Returns kept per channel until their confirm arrives. The session bounds its unconfirmed publishes far below; beyond
@@ -52,15 +53,40 @@ struct Record {
     version: String,
 }
 
-#[derive(Default)]
 pub(super) struct Wire {
     record: Mutex<Record>,
     broker_closed_channels: AtomicUsize,
+    since: Instant,
+    /// Milliseconds after `since`.
+    last_read: AtomicU64,
     /// Cancelled when the stream has ended, for whatever reason.
     pub(super) ended: CancellationToken,
 }
 
+impl Default for Wire {
+    fn default() -> Wire {
+        Wire {
+            record: Mutex::default(),
+            broker_closed_channels: AtomicUsize::new(0),
+            since: Instant::now(),
+            last_read: AtomicU64::new(0),
+            ended: CancellationToken::new(),
+        }
+    }
+}
+
 impl Wire {
+    /// Bytes came from the broker.
+    pub(super) fn heard(&self) {
+        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_read.store(now, Ordering::Relaxed);
+    }
+
+    /// How long nothing has come from the broker.
+    pub(super) fn silence(&self) -> Duration {
+        self.since.elapsed().saturating_sub(Duration::from_millis(self.last_read.load(Ordering::Relaxed)))
+    }
+
     // A panic while the lock was held leaves plain data behind that is still consistent.
     fn lock(&self) -> MutexGuard<'_, Record> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
@@ -77,6 +103,12 @@ impl Wire {
 
     pub(super) fn record_version(&self, version: String) {
         self.lock().version = version;
+    }
+
+    /// Whether connection.start came.
+    pub(super) fn has_greeted(&self) -> bool {
+        let record = self.lock();
+        !record.version.is_empty() || record.phase == Phase::Authenticated
     }
 
     pub(super) fn version(&self) -> String {

@@ -30,6 +30,7 @@ impl Config {
             operation_timeout: broker.operation_timeout,
             recheck: self.auth.recheck,
             confirm_timeout: self.session.confirm_timeout,
+            ..BrokerConfig::default()
         }
     }
 

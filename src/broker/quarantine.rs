@@ -1,0 +1,228 @@
+//! Quarantine: finding the one session whose doing, or whose queue's content, kills the links it is on.
+//!
+//! Every session on a link that dies by a protocol error gets a strike. With one strike it shares links with few others
+//! that have one too, with two it gets a link of its own; if that dies the same way, the session is the culprit. So the
+//! innocents lose at most two links, and sessions without a strike never meet a suspect.
+
+use super::death::{Death, Loss};
+use super::link::{Link, Role};
+use crate::session::amqp::ShortText;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+/// How long a strike counts, and how long a quarantined link must live before it is a link like any other.
+const STRIKE_KEPT: Duration = Duration::from_secs(60);
+/// Sessions on a link for suspects.
+const SUSPECTS_PER_LINK: u16 = 8;
+/// Quarantined links at a time, over all identities: each costs lapin's thread and buffers. Further suspects wait.
+const QUARANTINE_LINKS_MAX: usize = 32;
+/// How long a suspect waits for one of them before it tries again later.
+const QUARANTINE_WAIT: Duration = Duration::from_secs(10);
+/// How long a failed session waits to be told what its link died of.
+const JUDGEMENT_PATIENCE: Duration = Duration::from_secs(2);
+/// Queues that are remembered as blamed; beyond it the oldest are forgotten.
+const BLAMED_MAX: usize = 1024;
+
+/// Which company a session may keep, and which a link is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Company {
+    Any,
+    Suspects,
+    Alone,
+}
+
+impl Company {
+    /// Sessions per link, if ordinary links have `ordinary`.
+    pub(super) fn places(self, ordinary: u16) -> u16 {
+        match self {
+            Company::Any => ordinary,
+            Company::Suspects => ordinary.min(SUSPECTS_PER_LINK),
+            Company::Alone => 1,
+        }
+    }
+}
+
+/// What is held against a session, for one role.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Suspicion {
+    strikes: u32,
+    last: Option<Instant>,
+}
+
+impl Suspicion {
+    pub(super) fn company(&self, now: Instant) -> Company {
+        match (self.last, self.strikes) {
+            (Some(last), strikes) if now <= last + STRIKE_KEPT => match strikes {
+                0 => Company::Any,
+                1 => Company::Suspects,
+                _ => Company::Alone,
+            },
+            _ => Company::Any,
+        }
+    }
+
+    pub(super) fn strike(&mut self, now: Instant) {
+        self.strikes = if self.company(now) == Company::Any { 1 } else { self.strikes + 1 };
+        self.last = Some(now);
+    }
+}
+
+/// Both roles.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Record {
+    pub(super) consume: Suspicion,
+    pub(super) publish: Suspicion,
+}
+
+/// What a failed lease leaves to the next: its record, and the links it was on.
+#[derive(Clone, Default)]
+pub(super) struct Past {
+    pub(super) record: Record,
+    pub(super) links: Vec<Arc<Link>>,
+}
+
+impl Past {
+    /// The record with what became of the links.
+    pub(super) async fn judge(self) -> Record {
+        let mut record = self.record;
+        for link in &self.links {
+            let Some(Loss { death: Death::Protocol { .. }, .. }) = loss(link).await else { continue };
+            match link.role {
+                Role::Consume => record.consume.strike(Instant::now()),
+                Role::Publish => record.publish.strike(Instant::now()),
+            }
+        }
+        record
+    }
+}
+
+/// How this link ended, if it did; an operation may fail before that is known.
+pub(super) async fn loss(link: &Link) -> Option<Loss> {
+    if link.is_connected() {
+        return link.state().lost;
+    }
+    let mut state = link.watch();
+    let lost = tokio::time::timeout(JUDGEMENT_PATIENCE, state.wait_for(|state| state.lost.is_some())).await;
+    lost.ok()?.ok()?.lost.clone()
+}
+
+/// A place among the quarantined links.
+pub(super) type Place = OwnedSemaphorePermit;
+
+/// The bounds of the quarantine, and which queues it has found.
+pub(super) struct Quarantine {
+    places: Arc<Semaphore>,
+    blamed: Mutex<HashMap<(String, ShortText), Instant>>,
+}
+
+impl Default for Quarantine {
+    fn default() -> Quarantine {
+        Quarantine { places: Arc::new(Semaphore::new(QUARANTINE_LINKS_MAX)), blamed: Mutex::default() }
+    }
+}
+
+impl Quarantine {
+    pub(super) async fn place(&self) -> Result<Place, String> {
+        let place = tokio::time::timeout(QUARANTINE_WAIT, self.places.clone().acquire_owned()).await;
+        place
+            .ok()
+            .and_then(Result::ok)
+            .ok_or_else(|| format!("all {QUARANTINE_LINKS_MAX} quarantine connections are in use"))
+    }
+
+    /// Sessions that consume these queues of a virtual host get links of their own for a while.
+    pub(super) fn blame(&self, vhost: &str, queues: &[ShortText], now: Instant) {
+        let mut blamed = self.blamed.lock().unwrap_or_else(PoisonError::into_inner);
+        blamed.retain(|_, since| now <= *since + STRIKE_KEPT);
+        for queue in queues {
+            if blamed.len() >= BLAMED_MAX
+                && let Some(oldest) = blamed.iter().min_by_key(|(_, since)| **since).map(|(queue, _)| queue.clone())
+            {
+                blamed.remove(&oldest);
+            }
+            blamed.insert((vhost.to_owned(), queue.clone()), now);
+        }
+    }
+
+    pub(super) fn is_blamed(&self, vhost: &str, queue: &ShortText, now: Instant) -> bool {
+        let blamed = self.blamed.lock().unwrap_or_else(PoisonError::into_inner);
+        // Empty but in the rarest of cases, so the key is hardly ever made.
+        !blamed.is_empty()
+            && blamed.get(&(vhost.to_owned(), queue.clone())).is_some_and(|since| now <= *since + STRIKE_KEPT)
+    }
+}
+
+/// A link's side of it: for whom it is, and its place, until it has lived long enough.
+pub(super) struct Seclusion {
+    company: Company,
+    place: Mutex<Option<Place>>,
+    since: Instant,
+}
+
+impl Seclusion {
+    pub(super) fn new(company: Company, place: Option<Place>) -> Seclusion {
+        Seclusion { company, place: Mutex::new(place), since: Instant::now() }
+    }
+
+    /// Whether it was made for a single session, so that what it dies of is that session's doing.
+    pub(super) fn is_for_one(&self) -> bool {
+        self.company(Instant::now()) == Company::Alone
+    }
+
+    pub(super) fn company(&self, now: Instant) -> Company {
+        if self.company != Company::Any && now > self.since + STRIKE_KEPT {
+            self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
+            return Company::Any;
+        }
+        self.company
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn strikes_separate_and_fade() {
+        let (mut suspicion, now) = (Suspicion::default(), Instant::now());
+        assert_eq!(suspicion.company(now), Company::Any);
+        suspicion.strike(now);
+        assert_eq!(suspicion.company(now), Company::Suspects);
+        suspicion.strike(now);
+        assert_eq!(suspicion.company(now), Company::Alone);
+        let later = now + STRIKE_KEPT + SECOND;
+        assert_eq!(suspicion.company(later), Company::Any);
+        suspicion.strike(later);
+        assert_eq!(suspicion.company(later), Company::Suspects);
+    }
+
+    #[tokio::test]
+    async fn places_are_bounded_and_come_back_with_time() {
+        let (quarantine, now) = (Quarantine::default(), Instant::now());
+        let mut links = Vec::new();
+        for _ in 0..QUARANTINE_LINKS_MAX {
+            links.push(Seclusion::new(Company::Alone, Some(quarantine.place().await.expect("free"))));
+        }
+        assert_eq!(quarantine.places.available_permits(), 0);
+        assert!(links.iter().all(|link| link.company(now) == Company::Alone));
+        assert!(links.iter().all(|link| link.company(now + STRIKE_KEPT + SECOND) == Company::Any));
+        assert_eq!(quarantine.places.available_permits(), QUARANTINE_LINKS_MAX);
+    }
+
+    #[test]
+    fn blame_is_bounded_and_fades() {
+        let (quarantine, now) = (Quarantine::default(), Instant::now());
+        let queue = |number: u32| ShortText::new(format!("q{number}")).expect("short");
+        let last = BLAMED_MAX as u32;
+        (0..=last)
+            .for_each(|number| quarantine.blame("/", &[queue(number)], now + Duration::from_micros(number.into())));
+        assert!(!quarantine.is_blamed("/", &queue(0), now) && quarantine.is_blamed("/", &queue(last), now));
+        assert!(!quarantine.is_blamed("other", &queue(1), now));
+        assert!(!quarantine.is_blamed("/", &queue(last), now + STRIKE_KEPT + SECOND));
+    }
+}
