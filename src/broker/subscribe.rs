@@ -112,6 +112,9 @@ impl Operator {
                 self.check_lock(name)?;
                 (name.clone(), Leftover::NotOurs)
             }
+            SubscribedQueue::Declared(declaration) if subscribe.exclusive => {
+                (self.declare(declaration).await?, Leftover::NotOurs)
+            }
             SubscribedQueue::Declared(declaration) => self.declare_to_bind(declaration, &subscribe.binding).await?,
         };
         let fate = match &subscribe.queue {
@@ -188,7 +191,8 @@ impl Operator {
         let qos = self.raw.basic_qos(subscribe.prefetch.max(1), BasicQosOptions { global: false });
         self.call("prefetch", qos).await?;
         let tag = ShortString::try_new(format!("s{}", subscribe.key.0)).unwrap_or_default();
-        let options = BasicConsumeOptions { no_ack: false, ..BasicConsumeOptions::default() };
+        let options =
+            BasicConsumeOptions { exclusive: subscribe.exclusive, no_ack: false, ..BasicConsumeOptions::default() };
         let work = self.raw.basic_consume(short(queue), tag.clone(), options, table(&subscribe.consumer_arguments));
         let consumer = self.call("consume", work).await?;
         Ok(Subscribed { consumer, queue: queue.clone(), tag, fate })

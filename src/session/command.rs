@@ -84,6 +84,8 @@ pub struct Outgoing {
 pub struct Subscribe {
     pub binding: Option<Binding>,
     pub consumer_arguments: Vec<(ShortText, FieldValue)>,
+    /// The queue's only consumer. Its queue outlives lost connections and expires by itself, so a failed step leaves it alone.
+    pub exclusive: bool,
     pub key: SubscriptionKey,
     /// Messages in flight, 1 to 65,535; 0 would be without bound and is never sent by the session.
     pub prefetch: u16,

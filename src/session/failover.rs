@@ -22,11 +22,14 @@ pub(super) struct Outage {
 
 impl Session {
     /// Whether a new lease can help. What the broker refuses is refused; but while subscriptions are being made anew, a queue
-    /// may still be locked by the connection that was lost, or wait for its node.
+    /// may still be held by the connection that was lost, or wait for its node.
     pub(super) fn may_resume(&self, failure: &Failure) -> bool {
         match failure {
             Failure::LinkLost { .. } | Failure::TimedOut { .. } => true,
             Failure::Refused { reply_code: 405, .. } => self.outage.is_some(),
+            Failure::Refused { reply_code: 403, reply_text } => {
+                self.outage.is_some() && reply_text.contains("in exclusive use")
+            }
             Failure::Refused { reply_code: 404, reply_text } => {
                 self.outage.is_some() && reply_text.contains("is down or inaccessible")
             }

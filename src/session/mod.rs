@@ -331,6 +331,7 @@ impl Session {
     fn leave(&mut self, close: Close, receipt: Option<String>) {
         let deadline = self.now + self.config.disconnect_timeout;
         self.state = State::Leaving { deadline, departure: Departure { close, receipt } };
+        self.delete_surviving_queues();
         self.command(BrokerCommand::Close);
     }
 

@@ -1,6 +1,8 @@
 //! Which queue a frame means: its name, its `queue.declare` flags and arguments, and the consumer's arguments, all read from
 //! the headers of a SUBSCRIBE or SEND. Flags and names follow RabbitMQ's plugin, whose defaults depend on the version.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use md5::{Digest as _, Md5};
@@ -91,6 +93,15 @@ pub(super) fn declaration(
         exclusive: exclusive.unwrap_or(exclusive_default) && !replicated,
         name,
     })
+}
+
+/// Makes of a queue that would end with its connection one that lives on without a consumer for `time`.
+pub(super) fn survive(queue: &mut QueueDeclaration, time: Duration) {
+    queue.auto_delete = false;
+    queue.durable = true;
+    queue.exclusive = false;
+    let milliseconds = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    queue.arguments.push((ShortText::lit("x-expires"), FieldValue::Integer(milliseconds)));
 }
 
 /// `durable`, or its alias `persistent`. On a SEND the plugin reads `persistent:false` as a wish for a transient queue, which

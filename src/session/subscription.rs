@@ -132,12 +132,16 @@ impl Session {
         }
         let prefetch = self.prefetch(frame, mode)?;
         let consumer_arguments = queue::consumer_arguments(&frame.headers, self.config.compatibility)?;
-        let (queue, binding) = self.subscription_source(frame, &destination, durable)?;
+        let (mut queue, binding) = self.subscription_source(frame, &destination, durable)?;
         let receipt = frame.header("receipt").map(str::to_owned);
         let key = self.subscriptions.next_key();
         let nameless = binding.is_some() && !durable && frame.header("x-queue-name").is_none();
-        let sharing = self.sharing(frame, mode, nameless, &queue, &consumer_arguments);
-        let making = Subscribe { binding, consumer_arguments, key, prefetch, queue, sharing };
+        let survives = nameless && self.let_survive(frame, &mut queue);
+        let sharing = match survives {
+            true => Sharing::Own,
+            false => self.sharing(frame, mode, nameless, &queue, &consumer_arguments),
+        };
+        let making = Subscribe { binding, consumer_arguments, exclusive: survives, key, prefetch, queue, sharing };
         self.command(BrokerCommand::Subscribe(making.clone()));
         self.subscriptions.insert(Subscription {
             declares: matches!(destination, Destination::Queue(_)),
@@ -145,13 +149,40 @@ impl Session {
             id,
             making,
             mode,
-            nameless,
+            nameless: nameless && !survives,
             name,
             queue: None,
             stage: Stage::Starting { receipt },
             topic: matches!(destination, Destination::Topic(_)),
         });
         Ok(())
+    }
+
+    /// Gives a subscription that would end with its connection a queue that outlives it, unless the client asks for a certain
+    /// kind of queue. Nobody else knows the name, and only this session may consume it.
+    fn let_survive(&self, frame: &Frame, queue: &mut SubscribedQueue) -> bool {
+        const KIND: [&str; 6] = ["auto-delete", "durable", "exclusive", "persistent", "x-expires", "x-queue-type"];
+        let (Some(survive), SubscribedQueue::Declared(declaration)) = (self.config.survive, queue) else {
+            return false;
+        };
+        if KIND.iter().any(|name| frame.headers.contains(name)) {
+            return false;
+        }
+        queue::survive(declaration, survive);
+        true
+    }
+
+    /// Queues that would outlive the session: they go now, not when they expire.
+    pub(super) fn delete_surviving_queues(&mut self) {
+        let surviving = |subscription: &&Subscription| {
+            subscription.making.exclusive && !matches!(subscription.stage, Stage::Stopping { .. })
+        };
+        let mut keys: Vec<_> =
+            self.subscriptions.by_key.values().filter(surviving).map(|subscription| subscription.making.key).collect();
+        keys.sort_unstable();
+        for key in keys {
+            self.command(BrokerCommand::Unsubscribe { key, queue: AfterUnsubscribe::Delete });
+        }
     }
 
     /// Any queue with the same binding serves a subscription that asks for nothing of its own.
@@ -254,11 +285,10 @@ impl Session {
         };
         let receipt = frame.header("receipt").map(str::to_owned);
         let Some(subscription) = self.subscriptions.by_key.get_mut(&key) else { return Ok(()) };
-        let queue = match durable && subscription.topic {
+        let then = match (durable && subscription.topic) || subscription.making.exclusive {
             true => AfterUnsubscribe::Delete,
             false => AfterUnsubscribe::Keep,
         };
-        let then = queue;
         let owed = match &mut subscription.stage {
             Stage::Active => {
                 self.subscriptions.pending += 1;
@@ -385,6 +415,7 @@ impl Session {
         let making = Subscribe {
             binding: None,
             consumer_arguments: Vec::new(),
+            exclusive: false,
             key: self.subscriptions.next_key(),
             prefetch: self.config.prefetch_auto,
             queue: SubscribedQueue::Declared(queue),

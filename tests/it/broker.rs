@@ -85,6 +85,7 @@ fn subscribe(key: u64, queue: SubscribedQueue, prefetch: u16) -> BrokerCommand {
     BrokerCommand::Subscribe(Subscribe {
         binding: None,
         consumer_arguments: vec![],
+        exclusive: false,
         key: SubscriptionKey(key),
         prefetch,
         queue,
@@ -373,6 +374,7 @@ async fn a_refused_subscription_names_itself_and_leaves_nothing() {
         channel.execute(BrokerCommand::Subscribe(Subscribe {
             binding: Some(Binding { arguments: vec![], exchange: text("no such exchange"), routing_key: text("k") }),
             consumer_arguments: vec![],
+            exclusive: false,
             key: SubscriptionKey(1),
             prefetch: 1,
             queue: SubscribedQueue::Declared(queue),

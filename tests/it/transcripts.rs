@@ -90,6 +90,7 @@ fn set(config: &mut SessionConfig, peer: &mut IpAddr, setting: &str) {
                 _ => Replay::Receipted,
             };
         }
+        "survive" => config.survive = Some(Duration::from_secs(value.parse().unwrap())),
         "subscriptions_max" => config.subscriptions_max = value.parse().unwrap(),
         "transaction_bytes_max" => config.transaction_bytes_max = value.parse().unwrap(),
         "transaction_frames_max" => config.transaction_frames_max = value.parse().unwrap(),
@@ -326,6 +327,9 @@ fn show_command(command: BrokerCommand) -> String {
             if let Some(binding) = &subscribe.binding {
                 let _ = write!(text, " bind '{}' '{}'", binding.exchange, binding.routing_key);
                 text.push_str(&show_arguments(&binding.arguments));
+            }
+            if subscribe.exclusive {
+                text.push_str(" only consumer");
             }
             match subscribe.sharing {
                 Sharing::Own => {}
