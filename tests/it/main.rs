@@ -11,6 +11,7 @@ mod config;
 mod destinations;
 mod docs;
 mod drain;
+mod failover_links;
 mod front;
 mod layers;
 mod leaks;

@@ -2,6 +2,7 @@
 
 pub mod condition;
 pub mod dialect;
+pub mod fault_proxy;
 pub mod process;
 pub mod rabbit;
 pub mod raw_http;

@@ -1,0 +1,148 @@
+//! A TCP proxy that does to the bytes what networks do: forwards, cuts, swallows, delays, garbles. Ends when it is dropped.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Forward,
+    /// Every piece comes this much later.
+    Delay(Duration),
+    /// Connections are accepted and closed at once; those that exist go on.
+    Refuse,
+    /// Takes everything and passes nothing on, both ways: a peer that is gone without a word.
+    Swallow,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    FromServer,
+    ToServer,
+}
+
+struct State {
+    accepted: AtomicUsize,
+    cuts: watch::Sender<usize>,
+    garble: Mutex<Option<(Direction, Vec<u8>)>>,
+    live: AtomicUsize,
+    mode: watch::Sender<Mode>,
+}
+
+pub struct FaultProxy {
+    port: u16,
+    state: Arc<State>,
+    task: JoinHandle<()>,
+}
+
+impl FaultProxy {
+    /// In front of a port of this machine, on a free port.
+    pub async fn start(target: u16) -> FaultProxy {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port can be bound");
+        let port = listener.local_addr().expect("it is bound").port();
+        let state = Arc::new(State {
+            accepted: AtomicUsize::new(0),
+            cuts: watch::Sender::new(0),
+            garble: Mutex::new(None),
+            live: AtomicUsize::new(0),
+            mode: watch::Sender::new(Mode::Forward),
+        });
+        let shared = state.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                shared.accepted.fetch_add(1, Ordering::Relaxed);
+                if *shared.mode.borrow() != Mode::Refuse {
+                    tokio::spawn(connection(client, target, shared.clone()));
+                }
+            }
+        });
+        FaultProxy { port, state, task }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Connections that clients have made so far.
+    pub fn accepted(&self) -> usize {
+        self.state.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Connections that exist.
+    pub fn live(&self) -> usize {
+        self.state.live.load(Ordering::Relaxed)
+    }
+
+    /// From now on, for existing connections too.
+    pub fn set(&self, mode: Mode) {
+        self.state.mode.send_replace(mode);
+    }
+
+    /// Closes all connections that exist.
+    pub fn cut(&self) {
+        self.state.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Puts bytes that are no AMQP frame in the place of every piece in which `pattern` passes; none: stops that.
+    pub fn garble(&self, pattern: Option<(Direction, &[u8])>) {
+        *self.state.garble.lock().unwrap() = pattern.map(|(direction, pattern)| (direction, pattern.to_vec()));
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.cut();
+    }
+}
+
+async fn connection(client: TcpStream, target: u16, state: Arc<State>) {
+    let mut cuts = state.cuts.subscribe();
+    let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await else { return };
+    state.live.fetch_add(1, Ordering::Relaxed);
+    let (client, server) = (client.into_split(), server.into_split());
+    tokio::select! {
+        () = pass(client.0, server.1, Direction::ToServer, &state) => {}
+        () = pass(server.0, client.1, Direction::FromServer, &state) => {}
+        _ = cuts.changed() => {}
+    }
+    state.live.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// Until one side closes, which closes the other: half-closed connections are no part of AMQP.
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direction, state: &State) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let bytes = match from.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(bytes) => &buffer[..bytes],
+        };
+        let mode = *state.mode.borrow();
+        match mode {
+            Mode::Swallow => continue,
+            Mode::Delay(time) => tokio::time::sleep(time).await,
+            Mode::Forward | Mode::Refuse => {}
+        }
+        let written =
+            if state.garbles(direction, bytes) { to.write_all(&[9; 64]).await } else { to.write_all(bytes).await };
+        if written.is_err() {
+            return;
+        }
+    }
+}
+
+impl State {
+    fn garbles(&self, direction: Direction, bytes: &[u8]) -> bool {
+        let garble = self.garble.lock().unwrap();
+        garble.as_ref().is_some_and(|(wanted, pattern)| {
+            *wanted == direction && bytes.windows(pattern.len()).any(|window| window == pattern)
+        })
+    }
+}
