@@ -15,7 +15,7 @@ use stomp_relay::session::command::{
     AfterUnsubscribe, BrokerCommand, Credentials, Outgoing, Publish, PublishToken, Settlement, Sharing, Subscribe,
     SubscribedQueue, SubscriptionKey,
 };
-use stomp_relay::session::event::{BrokerEvent, Failure, LoginFailure};
+use stomp_relay::session::event::{BrokerEvent, Delivery, Failure, LoginFailure};
 
 /// How long anything may take that must happen.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -55,16 +55,44 @@ fn text(text: &str) -> ShortText {
     ShortText::new(text).expect("short")
 }
 
-async fn publish(channel: &mut Channel, token: u64, queue: &str) {
+fn send(channel: &mut Channel, token: u64, exchange: &str, routing_key: &str) {
     let message = Outgoing {
         body: Bytes::from_static(b"body"),
-        exchange: text(""),
+        exchange: text(exchange),
         mandatory: false,
         properties: Properties::default(),
-        routing_key: text(queue),
+        routing_key: text(routing_key),
     };
     channel.execute(BrokerCommand::Publish(Publish { message: Arc::new(message), token: PublishToken(token) }));
+}
+
+async fn publish(channel: &mut Channel, token: u64, queue: &str) {
+    send(channel, token, "", queue);
     assert_eq!(next(channel).await, BrokerEvent::Confirmed { token: PublishToken(token) });
+}
+
+/// Publishes to a queue that the channel consumes; the confirm and the delivery come in any order.
+async fn round_trip(channel: &mut Channel, token: u64, queue: &str) -> Delivery {
+    send(channel, token, "", queue);
+    match (next(channel).await, next(channel).await) {
+        (BrokerEvent::Delivery(delivery), BrokerEvent::Confirmed { .. })
+        | (BrokerEvent::Confirmed { .. }, BrokerEvent::Delivery(delivery)) => delivery,
+        other => panic!("unexpected {other:?}"),
+    }
+}
+
+fn acknowledge(channel: &mut Channel, delivery: &Delivery) {
+    let tag = delivery.tag.expect("an own consumer's deliveries have tags");
+    channel.execute(BrokerCommand::Settle { tag, outcome: Settlement::Ack });
+}
+
+async fn refused_publish(channel: &mut Channel) {
+    send(channel, 2, "no-such-exchange", "");
+    let event = next(channel).await;
+    assert!(
+        matches!(event, BrokerEvent::Failed { failure: Failure::Refused { reply_code: 404, .. }, .. }),
+        "unexpected {event:?}"
+    );
 }
 
 fn subscribe(key: u64, queue: SubscribedQueue) -> BrokerCommand {
@@ -131,8 +159,7 @@ async fn a_broker_that_falls_silent_is_left_within_two_heartbeats() {
     let broker = broker(BrokerConfig { connect_timeout, heartbeat, ..config(&[proxy.port()]) });
     let mut channel = lease(&broker).await;
     subscribed(&mut channel, 1, &queue).await;
-    publish(&mut channel, 1, &queue).await;
-    assert!(matches!(next(&mut channel).await, BrokerEvent::Delivery(_)));
+    round_trip(&mut channel, 1, &queue).await;
     // Longer than two intervals without traffic: heartbeats keep it alive.
     while_driving(&mut channel, tokio::time::sleep(heartbeat * 3)).await;
 
@@ -259,8 +286,7 @@ async fn channels_that_are_not_used_are_given_back() {
         while_driving(&mut channel, given_back).await;
         // What is not settled keeps the other one.
         assert_eq!(channels(&broker, Role::Consume), 1);
-        let tag = first.tag.expect("an own consumer's deliveries have tags");
-        channel.execute(BrokerCommand::Settle { tag, outcome: Settlement::Ack });
+        acknowledge(&mut channel, &first);
         let given_back = async {
             eventually("the consume channel is given back", async || channels(&broker, Role::Consume) == 0).await;
             assert_eq!(admin.ready(&queue).await, Some(0));
@@ -270,10 +296,9 @@ async fn channels_that_are_not_used_are_given_back() {
         publish(&mut channel, 2 * round + 1, &queue).await;
         subscribed(&mut channel, 100 + round, &queue).await;
         let BrokerEvent::Delivery(second) = next(&mut channel).await else { panic!("not a delivery") };
-        channel.execute(BrokerCommand::Settle { tag, outcome: Settlement::Ack });
-        assert_ne!(second.tag, Some(tag));
-        let tag = second.tag.expect("an own consumer's deliveries have tags");
-        channel.execute(BrokerCommand::Settle { tag, outcome: Settlement::Ack });
+        acknowledge(&mut channel, &first);
+        assert_ne!(second.tag, first.tag);
+        acknowledge(&mut channel, &second);
         unsubscribed(&mut channel, 100 + round).await;
     }
     channel.close().await;
@@ -315,8 +340,7 @@ async fn a_session_that_holds_nothing_does_not_notice_a_lost_link() {
         publish(&mut channel, token, &queue).await;
         subscribed(&mut channel, token, &queue).await;
         let BrokerEvent::Delivery(delivery) = next(&mut channel).await else { panic!("not a delivery") };
-        let tag = delivery.tag.expect("an own consumer's deliveries have tags");
-        channel.execute(BrokerCommand::Settle { tag, outcome: Settlement::Ack });
+        acknowledge(&mut channel, &delivery);
         unsubscribed(&mut channel, token).await;
         let settled = eventually("settled", async || admin.ready(&queue).await == Some(0));
         while_driving(&mut channel, settled).await;
@@ -597,4 +621,112 @@ async fn surviving_subscriptions_miss_nothing_while_links_are_cut() {
     auto.disconnect().await;
     manual.disconnect().await;
     assert!(!queues(), "the queues are deleted at the orderly end");
+}
+
+/// One short session that ends in one of many ways, at any stage of what it does.
+async fn short_life(broker: Broker, number: usize) {
+    let mut channel = lease(&broker).await;
+    let queue = QueueDeclaration {
+        arguments: vec![],
+        auto_delete: true,
+        durable: false,
+        exclusive: true,
+        name: text(&unique("churn")),
+    };
+    let name = queue.name.as_str().to_owned();
+    channel.execute(subscribe(1, SubscribedQueue::Declared(queue)));
+    if number % 7 == 0 {
+        // Dropped unpolled, or in the midst of its first operations.
+        return while_dropping(channel, Duration::from_millis(number as u64 % 30)).await;
+    }
+    assert!(matches!(next(&mut channel).await, BrokerEvent::Subscribed { .. }));
+    if number % 7 == 1 {
+        return;
+    }
+    let delivery = round_trip(&mut channel, 1, &name).await;
+    if number % 7 == 2 {
+        return;
+    }
+    acknowledge(&mut channel, &delivery);
+    match number % 7 {
+        3 => return,
+        4 => return refused_publish(&mut channel).await,
+        5 => unsubscribed(&mut channel, 1).await,
+        _ => {}
+    }
+    channel.close().await;
+}
+
+async fn while_dropping(mut channel: Channel, after: Duration) {
+    let _ = tokio::time::timeout(after, channel.next_event()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn churn_leaves_nothing_behind() {
+    const ROUNDS: usize = 10;
+    const LEASES: usize = 500;
+    let rabbit = Rabbit::start();
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let tasks_before = tasks();
+    let broker = broker(config(&[rabbit.amqp_port()]));
+    let peak = Arc::new(std::sync::Mutex::new([0; 2]));
+    let (watched, peaks) = (broker.clone(), peak.clone());
+    let watcher = tokio::spawn(async move {
+        loop {
+            for (at, role) in [Role::Consume, Role::Publish].into_iter().enumerate() {
+                let now = links(&watched, role);
+                let mut peaks = peaks.lock().unwrap();
+                peaks[at] = now.max(peaks[at]);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    for round in 0..ROUNDS {
+        let lives = (0..LEASES).map(|number| tokio::spawn(short_life(broker.clone(), number + round)));
+        for life in futures_util::future::join_all(lives).await {
+            life.expect("no life fails");
+        }
+        eventually("all channels are given back", async || {
+            channels(&broker, Role::Consume) + channels(&broker, Role::Publish) == 0
+        })
+        .await;
+    }
+    watcher.abort();
+    let peak = *peak.lock().unwrap();
+    assert!(peak.iter().all(|links| *links <= LEASES.div_ceil(64) + 1), "{peak:?}");
+    assert_eq!(rabbit.ctl(&["list_queues", "name"]).lines().filter(|line| line.starts_with("churn")).count(), 0);
+    assert_eq!(
+        rabbit.ctl(&["list_consumers", "queue_name"]).lines().filter(|line| line.starts_with("churn")).count(),
+        0
+    );
+    let open = rabbit.ctl(&["list_channels", "pid"]).lines().filter(|line| line.starts_with('<')).count();
+    assert_eq!(open, 0, "channels that the broker still has");
+    broker.shutdown().await;
+    eventually("all tasks have ended", async || tasks() <= tasks_before).await;
+    eventually("the broker has no connection left", async || {
+        !rabbit.ctl(&["list_connections", "pid"]).lines().any(|line| line.starts_with('<'))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_whose_channel_numbers_are_burnt_is_replaced() {
+    let rabbit = Rabbit::shared();
+    let broker = broker(config(&[rabbit.amqp_port()]));
+    let mut neighbour = lease(&broker).await;
+    publish(&mut neighbour, 0, "nowhere").await;
+    // The broker closes each one's channel. 256 of them are borne.
+    for _ in 0..260 {
+        let mut channel = lease(&broker).await;
+        refused_publish(&mut channel).await;
+    }
+    let mut newcomer = lease(&broker).await;
+    publish(&mut newcomer, 0, "nowhere").await;
+    assert_eq!(links(&broker, Role::Publish), 2);
+    // The old one serves those who have it, and ends with them.
+    publish(&mut neighbour, 1, "nowhere").await;
+    neighbour.close().await;
+    eventually("the old link is closed", async || links(&broker, Role::Publish) == 1).await;
+    publish(&mut newcomer, 1, "nowhere").await;
+    newcomer.close().await;
 }
