@@ -59,6 +59,7 @@ impl Config {
         let (stomp, session) = (&self.stomp, &self.session);
         let default_credentials = self.auth.default_login.as_ref().zip(self.auth.default_passcode.as_ref());
         SessionConfig {
+            blocked_timeout: self.broker.blocked_timeout,
             compatibility: stomp.compatibility,
             default_credentials: default_credentials
                 .map(|(login, passcode)| Credentials { login: login.clone(), passcode: passcode.expose().to_owned() }),

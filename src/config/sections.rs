@@ -65,6 +65,8 @@ section! {
         login_wait: Duration = duration(milliseconds(0)..=minutes(10)), "5s";
         /// How long a session whose broker was lost waits for one before it ends.
         grace: Duration = duration(milliseconds(100)..=minutes(60)), "60s";
+        /// How long a SEND waits while RabbitMQ blocks publishing because it is short of memory or disk.
+        blocked_timeout: Duration = duration(milliseconds(100)..=minutes(24 * 60)), "5m";
         /// Which unconfirmed SENDs are published again after the broker was lost: all, only those with a receipt, or none. A
         /// repeated message has the same message id.
         replay: Replay =

@@ -71,6 +71,8 @@ pub enum HostHeader {
 
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
+    /// How long a SEND waits while RabbitMQ blocks publishing.
+    pub blocked_timeout: Duration,
     pub compatibility: Compatibility,
     /// For a CONNECT without `login`; none: such a CONNECT is refused.
     pub default_credentials: Option<Credentials>,
@@ -120,6 +122,7 @@ pub struct SessionConfig {
 impl Default for SessionConfig {
     fn default() -> SessionConfig {
         SessionConfig {
+            blocked_timeout: Duration::from_secs(300),
             compatibility: Compatibility::Strict,
             default_credentials: None,
             default_nack_requeue: true,

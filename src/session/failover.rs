@@ -50,6 +50,7 @@ impl Session {
         self.state = State::Suspended { leaving, version };
         self.ledger.lose();
         self.unflushed.clear();
+        self.handle_unblocked();
         self.stats.suspensions += 1;
         if let Some(refusal) = self.take_back_unconfirmed() {
             return self.refuse(refusal);

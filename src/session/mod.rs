@@ -8,6 +8,7 @@
 //! Read next: `state`, `io`, `command`, `event`.
 
 pub mod amqp;
+mod blocked;
 pub mod command;
 pub mod config;
 pub mod destination;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use amqp::ShortText;
+use blocked::Publishable;
 use command::{BrokerCommand, DeliveryTag, Settlement};
 use config::{Compatibility, SessionConfig};
 use destination::Destination;
@@ -93,6 +95,7 @@ pub struct Session {
     outage: Option<Outage>,
     outputs: VecDeque<Output>,
     peer: IpAddr,
+    publishable: Publishable,
     publishing: Publishing,
     queue_names: (u64, [u8; 16]),
     state: State,
@@ -125,6 +128,7 @@ impl Session {
             outage: None,
             outputs: VecDeque::new(),
             peer: peer.to_canonical(),
+            publishable: Publishable::default(),
             publishing: Publishing::default(),
             queue_names: (0, seed.queue_names),
             state: State::AwaitConnect { deadline: now + config.login_timeout, failures: 0 },
@@ -159,6 +163,7 @@ impl Session {
         if self.outage.is_some() || self.departure.is_some() {
             self.end_outage();
         }
+        self.note_blocked_sends();
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {
@@ -175,7 +180,8 @@ impl Session {
             State::Leaving { deadline, .. } => Some((*deadline).min(self.liveness.deadline())),
             State::Open { .. } | State::Suspended { .. } => {
                 let give_up_at = self.outage.map(|outage| outage.give_up_at);
-                Some(give_up_at.map_or(self.liveness.deadline(), |at| at.min(self.liveness.deadline())))
+                let others = [give_up_at, self.blocked_deadline()].into_iter().flatten();
+                Some(others.fold(self.liveness.deadline(), Instant::min))
             }
         }
     }
@@ -337,7 +343,7 @@ impl Session {
 
     fn handle_broker(&mut self, event: BrokerEvent) {
         match event {
-            BrokerEvent::Blocked | BrokerEvent::Unblocked => {}
+            BrokerEvent::Blocked => self.handle_blocked(),
             BrokerEvent::Closed => self.handle_closed(),
             BrokerEvent::Confirmed { token } => self.handle_confirmed(token),
             BrokerEvent::Declared { token, .. } => self.handle_declared(token),
@@ -357,6 +363,7 @@ impl Session {
             }
             BrokerEvent::Subscribed { key, queue } => self.handle_subscribed(key, queue),
             BrokerEvent::SubscriptionCancelled { key } => self.handle_cancelled(key),
+            BrokerEvent::Unblocked => self.handle_unblocked(),
             BrokerEvent::Unsubscribed { key } => self.handle_unsubscribed(key),
         }
     }
@@ -440,6 +447,9 @@ impl Session {
                 if self.outage.is_some_and(|outage| self.now >= outage.give_up_at) =>
             {
                 return self.give_up_outage();
+            }
+            State::Open { .. } if self.blocked_deadline().is_some_and(|at| self.now >= at) => {
+                return self.give_up_blocked();
             }
             _ => {}
         }

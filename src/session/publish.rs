@@ -85,6 +85,15 @@ impl Publishing {
         self.unconfirmed.iter().find(|entry| entry.token == token)?.send.receipt.as_deref()
     }
 
+    pub(super) fn has_unconfirmed(&self) -> bool {
+        !self.unconfirmed.is_empty()
+    }
+
+    /// Of the oldest unconfirmed SEND that has one.
+    pub(super) fn first_receipt(&self) -> Option<&str> {
+        self.unconfirmed.iter().find_map(|entry| entry.send.receipt.as_deref())
+    }
+
     fn take(&mut self, token: PublishToken) -> Option<Unconfirmed> {
         let index = self.unconfirmed.iter().position(|entry| entry.token == token)?;
         let entry = self.unconfirmed.remove(index)?;

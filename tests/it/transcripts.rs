@@ -74,6 +74,7 @@ fn replay(transcript: &str) -> String {
 fn set(config: &mut SessionConfig, peer: &mut IpAddr, setting: &str) {
     let (key, value) = setting.split_once(' ').unwrap();
     match key {
+        "blocked_timeout" => config.blocked_timeout = Duration::from_secs(value.parse().unwrap()),
         "compatibility" => {
             config.compatibility = if value == "rabbitmq" { Compatibility::Rabbitmq } else { Compatibility::Strict };
         }
@@ -194,6 +195,7 @@ fn broker_input(text: &str) -> Input {
                 _ => Err(LoginFailure::Unavailable { reason: rest(2) }),
             });
         }
+        "blocked" => BrokerEvent::Blocked,
         "cancelled" => BrokerEvent::SubscriptionCancelled { key: SubscriptionKey(number(1)) },
         "closed" => BrokerEvent::Closed,
         "confirmed" => BrokerEvent::Confirmed { token: PublishToken(number(1)) },
@@ -226,6 +228,7 @@ fn broker_input(text: &str) -> Input {
             BrokerEvent::Returned { token: PublishToken(number(1)), reply_code: 312, reply_text: "NO_ROUTE".to_owned() }
         }
         "subscribed" => BrokerEvent::Subscribed { key: SubscriptionKey(number(1)), queue: short(words[2]) },
+        "unblocked" => BrokerEvent::Unblocked,
         "unsubscribed" => BrokerEvent::Unsubscribed { key: SubscriptionKey(number(1)) },
         other => panic!("unknown broker event {other}"),
     })
