@@ -12,6 +12,7 @@ mod destinations;
 mod docs;
 mod drain;
 mod failover_links;
+mod faults;
 mod front;
 mod layers;
 mod leaks;

@@ -9,3 +9,5 @@ pub mod raw_http;
 pub mod relay;
 pub mod scratch;
 pub mod stomp;
+pub mod tally;
+pub mod traffic;

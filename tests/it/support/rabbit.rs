@@ -3,10 +3,13 @@
 //! Under `scripts/rabbitmq with` (scripts/test does that) one node serves all test processes. Without it, each test process
 //! starts a node of its own, which lives as long as the process does, however it ends. Any other broker can be used by setting
 //! the two variables by hand.
+//!
+//! A node of one's own can be made to fail: killed, restarted on the same ports with the same data, paused. These calls block
+//! until they are done; async tests make them on a multi-threaded runtime within `block_in_place`.
 
 use super::scratch::Scratch;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,12 +42,21 @@ impl Rabbit {
 
     /// The same with further lines for its `rabbitmq.conf`.
     pub fn start_with(configuration: &str) -> Rabbit {
+        Rabbit::make(configuration, None)
+    }
+
+    /// `peer` is a node whose cluster the new one joins.
+    fn make(configuration: &str, peer: Option<&Rabbit>) -> Rabbit {
         let scratch = Scratch::new();
         let configuration = scratch.write("rabbitmq.conf", configuration);
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/rabbitmq");
+        let script = script();
         // The inner command lives until the pipe from this process ends, and the node as long as the inner command.
         let wait = format!("echo \"ready ${PORT} ${CTL}\"; exec cat <&3 >/dev/null");
-        let mut node = Command::new("sh")
+        let mut command = Command::new("sh");
+        if let Some(peer) = peer {
+            command.env("RELAY_TEST_BROKER_PEER", peer.folder());
+        }
+        let mut node = command
             .args(["-c", "exec 3<&0; exec \"$0\" with sh -c \"$1\""])
             .arg(script)
             .arg(wait)
@@ -66,6 +78,45 @@ impl Rabbit {
 
     pub fn amqp_port(&self) -> u16 {
         self.amqp_port
+    }
+
+    pub fn uri(&self) -> String {
+        format!("amqp://127.0.0.1:{}", self.amqp_port)
+    }
+
+    /// The folder of the node; `ctl` stands in it.
+    fn folder(&self) -> &Path {
+        Path::new(&self.ctl).parent().expect("scripts/rabbitmq gives a whole path")
+    }
+
+    /// SIGKILL of the node's process: no goodbye, no flush.
+    pub fn kill(&self) {
+        self.script("down", &["KILL"]);
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn stop(&self) {
+        self.script("down", &["TERM"]);
+    }
+
+    /// Starts the node again, on the same ports with the same data, and waits until it serves.
+    pub fn restart(&self) {
+        self.script("boot", &[]);
+    }
+
+    /// SIGSTOP: connections stay open, and nothing answers.
+    pub fn pause(&self) {
+        self.script("pause", &[]);
+    }
+
+    pub fn resume(&self) {
+        self.script("resume", &[]);
+    }
+
+    fn script(&self, verb: &str, arguments: &[&str]) {
+        assert!(self.node.is_some(), "the node is shared with other tests");
+        let status = Command::new(script()).arg(verb).arg(self.folder()).args(arguments).status();
+        assert!(status.expect("scripts/rabbitmq can be run").success(), "scripts/rabbitmq {verb} {arguments:?}");
     }
 
     /// Runs rabbitmqctl and returns what it prints.
@@ -103,6 +154,38 @@ impl Drop for Rabbit {
             let _ = node.wait();
         }
     }
+}
+
+/// Nodes of one cluster, on loopback. Stopped when dropped.
+pub struct Cluster {
+    pub nodes: Vec<Rabbit>,
+}
+
+impl Cluster {
+    pub fn start(size: usize) -> Cluster {
+        let mut nodes = vec![Rabbit::start()];
+        while nodes.len() < size {
+            nodes.push(Rabbit::make("", nodes.first()));
+        }
+        Cluster { nodes }
+    }
+
+    pub fn uris(&self) -> Vec<String> {
+        self.nodes.iter().map(Rabbit::uri).collect()
+    }
+}
+
+impl Drop for Cluster {
+    /// All at once: one after the other would take as often as long.
+    fn drop(&mut self) {
+        for node in self.nodes.iter_mut().filter_map(|node| node.node.as_mut()) {
+            drop(node.stdin.take());
+        }
+    }
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/rabbitmq")
 }
 
 pub struct Admin {

@@ -37,11 +37,16 @@ impl Relay {
 
     /// `settings` is TOML that goes over the defaults. Must be called within a tokio runtime.
     pub fn start_with(rabbit: &Rabbit, settings: &str) -> Relay {
-        Relay::start_at(&format!("amqp://127.0.0.1:{}", rabbit.amqp_port()), settings)
+        Relay::start_at(&rabbit.uri(), settings)
     }
 
     /// In front of whatever answers at `broker`.
     pub fn start_at(broker: &str, settings: &str) -> Relay {
+        Relay::start_before(&[broker.to_owned()], settings)
+    }
+
+    /// In front of any of these nodes.
+    pub fn start_before(brokers: &[String], settings: &str) -> Relay {
         let folder = Scratch::new();
         let certificate = stomp_relay::dev_cert::write(folder.folder(), stomp_relay::dev_cert::Existing::Keep)
             .expect("a certificate can be made");
@@ -49,7 +54,7 @@ impl Relay {
         std::fs::write(&file, settings).expect("the scratch folder can be written");
         let flags = Overrides {
             admin: Some("127.0.0.1:0".to_owned()),
-            broker: vec![broker.to_owned()],
+            broker: brokers.to_vec(),
             listen: vec!["ws://127.0.0.1:0/ws".to_owned(), "wss://127.0.0.1:0/ws".to_owned()],
             tls_cert: Some(certificate.cert.clone()),
             tls_key: Some(certificate.key.clone()),

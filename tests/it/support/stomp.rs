@@ -134,7 +134,8 @@ impl Client {
         tokio::time::timeout(DEADLINE, self.next()).await.expect("something comes within the deadline")
     }
 
-    async fn next(&mut self) -> Received {
+    /// The same without a deadline; may be dropped at any point without losing anything.
+    pub async fn next(&mut self) -> Received {
         match self.next_message().await {
             Ok(bytes) => decode(&bytes),
             Err((code, reason)) => Received::Close(code, reason),

@@ -1,0 +1,73 @@
+//! Three nodes with quorum queues; one at a time is restarted, killed or paused.
+
+use std::time::Duration;
+
+use tokio::task::block_in_place;
+
+use super::{alone, assert_unharmed, pace};
+use crate::support::rabbit::{Cluster, Rabbit};
+use crate::support::relay::Relay;
+use crate::support::tally::Promise;
+use crate::support::traffic::{Acks, Traffic, until};
+
+const QUEUES: usize = 12;
+
+/// Quorum queues, each with a publisher and a consumer. Plain topics would only lose what is published while they are away.
+async fn load(relay: &Relay, traffic: &mut Traffic) {
+    for number in 0..QUEUES {
+        let destination = format!("/queue/quorum-{number}");
+        let headers = "x-queue-type:quorum\ndurable:true\nauto-delete:false\n";
+        let acks = [Acks::Individual, Acks::Auto, Acks::Client][number % 3];
+        traffic.subscribe(relay.client().await, &destination, headers, acks, Promise::All).await;
+        // It exists: the publisher takes it as it is.
+        traffic.publish_to(relay.client().await, &destination, &format!("/amq/queue/quorum-{number}"), pace(20));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_of_three_nodes() {
+    let _alone = alone().await;
+    let cluster = block_in_place(|| Cluster::start(3));
+    let relay = Relay::start_before(&cluster.uris(), "");
+    let mut traffic = Traffic::default();
+    load(&relay, &mut traffic).await;
+    traffic.confirmed_more(500).await;
+    for node in &cluster.nodes {
+        block_in_place(|| node.stop());
+        // The others carry on.
+        traffic.confirmed_more(200).await;
+        block_in_place(|| node.restart());
+        synchronised(node).await;
+        traffic.confirmed_more(200).await;
+    }
+    assert_unharmed("rolling restart of three nodes", &traffic.finish().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_three_nodes_is_paused_and_another_killed() {
+    let _alone = alone().await;
+    let cluster = block_in_place(|| Cluster::start(3));
+    let relay = Relay::start_before(&cluster.uris(), "[broker]\nheartbeat = \"2s\"\n");
+    let mut traffic = Traffic::default();
+    load(&relay, &mut traffic).await;
+    traffic.confirmed_more(500).await;
+    block_in_place(|| cluster.nodes[1].pause());
+    // Everything that was on the silent node has moved when each subscription was made anew elsewhere.
+    traffic.confirmed_more(1000).await;
+    block_in_place(|| cluster.nodes[1].resume());
+    synchronised(&cluster.nodes[1]).await;
+    traffic.confirmed_more(200).await;
+    block_in_place(|| cluster.nodes[0].kill());
+    traffic.confirmed_more(1000).await;
+    block_in_place(|| cluster.nodes[0].restart());
+    assert_unharmed("SIGSTOP of one of three nodes, SIGKILL of another", &traffic.finish().await);
+}
+
+/// Waits until no queue would lose its majority without this node: the next one may go.
+async fn synchronised(node: &Rabbit) {
+    const ASK: &str = "rabbit_upgrade_preparation:await_online_quorum_plus_one(30000).";
+    until("the node has caught up", Duration::from_secs(90), || {
+        block_in_place(|| node.ctl(&["eval", ASK]).contains("true"))
+    })
+    .await;
+}
