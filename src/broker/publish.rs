@@ -362,6 +362,8 @@ async fn open(entry: Arc<Entry>, company: Company) -> Result<Leased, Failure> {
     let limit = entry.config().operation_timeout;
     let slot = entry.reserve(Role::Publish, company).await.map_err(reserve_failure)?;
     let link = slot.link().clone();
+    // RabbitMQ reads nothing from a connection that it blocks, so a channel would not be opened in time.
+    let _ = link.watch().wait_for(|state| !state.blocked || state.lost.is_some()).await;
     let channel = link.open_channel(slot).await?;
     let select = channel.raw.confirm_select(ConfirmSelectOptions::default());
     super::fault::within(limit, "confirm mode", select)
