@@ -6,6 +6,7 @@
 use super::config::{BrokerConfig, Node};
 use super::fault::reason;
 use super::pace::Nodes;
+use super::guard::Guard;
 use super::runtime;
 use super::stream::{GuardedStream, KillSwitch, Transport};
 use super::wire::{Phase, Wire};
@@ -18,6 +19,7 @@ use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserIn
 use lapin::{AsyncTcpStream, ConnectionProperties, ErrorKind};
 use rustls::ClientConfig;
 use std::io;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
@@ -46,6 +48,7 @@ pub(super) struct Target<'a> {
     pub(super) credentials: &'a Credentials,
     /// Shown by RabbitMQ as the connection's name.
     pub(super) name: String,
+    pub(super) repaired_frames: &'a Arc<AtomicU64>,
 }
 
 /// Tries the nodes that are not known to be down, in turn. A refusal ends the round: every node would answer the same.
@@ -96,8 +99,9 @@ async fn connect_to(target: &Target<'_>, node: &Node) -> Result<Connected, Login
         .await
         .map_err(|_| unavailable(format!("not connected within {limit:?}")))?
         .map_err(|error| unavailable(error.to_string()))?;
-    let wire = Arc::new(Wire::default());
-    let stream = Mutex::new(Some(GuardedStream::new(transport, wire.clone())));
+    let wire = Arc::new(Wire::new(target.repaired_frames.clone()));
+    let guard = Guard::new(target.name.clone(), target.config.frame_bytes_max, wire.clone());
+    let stream = Mutex::new(Some(GuardedStream::new(transport, guard, wire.clone())));
     // Called once: there is no recovery and no retry.
     let hand_over = async move |_, _| {
         let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -11,6 +11,7 @@
 //! stream       TCP/TLS under lapin, read and written through guards; wire is what the inbound guard saw
 //! pace         pauses, nodes that are down, how many sessions come back at a time
 //! quarantine   which session kills its links; death is what a link died of
+//! guard        takes out and repairs what lapin cannot take: frame, table (the bytes), repair (what is done to them)
 //! ```
 //!
 //! Running sessions are not moved to another link when theirs is lost: they get `Failed { LinkLost }`, unless they hold
@@ -34,10 +35,13 @@ mod pool;
 mod publish;
 mod quarantine;
 mod release;
+mod repair;
+mod repair_log;
 mod runtime;
 mod settle;
 mod stream;
 mod subscribe;
+mod table;
 mod tls;
 mod watch;
 mod wire;

@@ -40,6 +40,8 @@ impl fmt::Display for ClientLabel {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BrokerStatus {
     pub links: Vec<LinkStatus>,
+    /// Frames from the broker that had to be repaired for lapin, on all links since the start.
+    pub repaired_frames: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +73,7 @@ pub(super) struct Pool {
     pub(super) quarantine: Quarantine,
     resuming: Arc<Semaphore>,
     next_lease: AtomicU64,
+    repaired_frames: Arc<AtomicU64>,
     stopped: AtomicBool,
 }
 
@@ -121,6 +124,7 @@ impl Broker {
             quarantine: Quarantine::default(),
             resuming: Arc::new(Semaphore::new(RESUMING_MAX)),
             next_lease: AtomicU64::new(1),
+            repaired_frames: Arc::default(),
             stopped: AtomicBool::new(false),
         })))
     }
@@ -178,7 +182,8 @@ impl Broker {
             channels: link.open_slots(),
             blocked: link.state().blocked,
         };
-        BrokerStatus { links: links.iter().map(status).collect() }
+        let repaired_frames = self.0.repaired_frames.load(Ordering::Relaxed);
+        BrokerStatus { links: links.iter().map(status).collect(), repaired_frames }
     }
 
     /// Closes all links, within the operation timeout. Sessions that are left get `LinkLost`; logins are refused.
@@ -429,6 +434,7 @@ impl Entry {
             vhost: &self.vhost,
             credentials: &self.credentials,
             name: format!("stomp-relay {purpose} {}@{}", self.credentials.login, self.vhost),
+            repaired_frames: &self.pool.repaired_frames,
         };
         let down = |node: usize, reason: &str| self.pool.node_failed(node, reason);
         connect::connect(&target, &self.pool.nodes, down).await

@@ -95,8 +95,9 @@ pub(super) struct GuardedStream {
 }
 
 impl GuardedStream {
-    pub(super) fn new(transport: Transport, wire: Arc<Wire>) -> GuardedStream {
-        GuardedStream { guard: Guard::new(wire.clone()), outbound: OutboundGuard::default(), transport, wire }
+    /// `guard` writes to `wire`.
+    pub(super) fn new(transport: Transport, guard: Guard, wire: Arc<Wire>) -> GuardedStream {
+        GuardedStream { guard, outbound: OutboundGuard::default(), transport, wire }
     }
 }
 

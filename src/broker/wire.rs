@@ -6,7 +6,7 @@
 use super::frame::Return;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -59,6 +59,8 @@ pub(super) struct Wire {
     since: Instant,
     /// Milliseconds after `since`.
     last_read: AtomicU64,
+    /// Of all links together, so that it outlives this one.
+    repaired_frames: Arc<AtomicU64>,
     /// Cancelled when the stream has ended, for whatever reason.
     pub(super) ended: CancellationToken,
 }
@@ -70,6 +72,7 @@ impl Default for Wire {
             broker_closed_channels: AtomicUsize::new(0),
             since: Instant::now(),
             last_read: AtomicU64::new(0),
+            repaired_frames: Arc::default(),
             ended: CancellationToken::new(),
         }
     }
@@ -87,9 +90,23 @@ impl Wire {
         self.since.elapsed().saturating_sub(Duration::from_millis(self.last_read.load(Ordering::Relaxed)))
     }
 
+    /// Counts repairs in `repaired_frames`.
+    pub(super) fn new(repaired_frames: Arc<AtomicU64>) -> Wire {
+        Wire { repaired_frames, ..Wire::default() }
+    }
+
+    pub(super) fn record_repair(&self) {
+        self.repaired_frames.fetch_add(1, Ordering::Relaxed);
+    }
+
     // A panic while the lock was held leaves plain data behind that is still consistent.
     fn lock(&self) -> MutexGuard<'_, Record> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub(super) fn repaired_frames(&self) -> u64 {
+        self.repaired_frames.load(Ordering::Relaxed)
     }
 
     /// Starts a fresh record for a channel that was just opened.
