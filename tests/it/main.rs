@@ -24,6 +24,7 @@ mod plugin_permissions;
 mod plugin_properties;
 mod plugin_system;
 mod plugin_users;
+mod poison;
 mod process;
 mod session_properties;
 mod support;

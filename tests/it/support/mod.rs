@@ -1,5 +1,6 @@
 //! What tests share: real parts to talk to, and clients to talk with.
 
+pub mod amqp;
 pub mod condition;
 pub mod dialect;
 pub mod fault_proxy;

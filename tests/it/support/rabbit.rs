@@ -137,6 +137,16 @@ impl Rabbit {
         self.ctl(&["set_permissions", "-p", vhost, name, configure, write, read]);
     }
 
+    /// The AMQP connections of a user, as the broker numbers them, without those that only check a passcode.
+    pub fn links_of(&self, user: &str) -> Vec<String> {
+        let all = self.ctl(&["list_connections", "pid", "user", "client_properties"]);
+        let own =
+            all.lines().filter(|line| line.split('\t').nth(1) == Some(user) && !line.contains("stomp-relay check"));
+        let mut own = own.filter_map(|line| line.split('\t').next().map(str::to_owned)).collect::<Vec<_>>();
+        own.sort();
+        own
+    }
+
     /// A plain AMQP connection as guest, to look at things from the other side.
     pub async fn admin(&self) -> Admin {
         let uri = format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.amqp_port);
