@@ -192,15 +192,17 @@ impl Connection<'_> {
         }
         let room = self.has_room();
         let read = self.read_now(room);
-        let listens = room && self.lease.is_some();
         tokio::select! {
             () = drain.cancelled(), if !drained => Turn::Drain,
             () = sleep.as_mut() => Turn::Deadline,
             result = async { self.login.as_mut().expect("checked by the branch's condition").await },
                 if self.login.is_some() => Turn::Login(result),
             event = self.socket.drive(read, Write::Yes), if !self.socket_failed => Turn::Socket(event),
-            event = async { self.lease.as_mut().expect("checked by the branch's condition").next_event().await },
-                if listens => Turn::Broker(event),
+            event = async {
+                let lease = self.lease.as_mut().expect("checked by the branch's condition");
+                // Without room nothing is taken, but a client that is too slow for its subscriptions is told so.
+                if room { lease.next_event().await } else { lease.next_overflow().await }
+            }, if self.lease.is_some() => Turn::Broker(event),
             () = std::future::ready(()), if self.more && room => Turn::Again,
         }
     }

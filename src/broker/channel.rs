@@ -115,6 +115,18 @@ impl Channel {
         std::future::poll_fn(|cx| self.poll_event(cx)).await
     }
 
+    /// The next [`BrokerEvent::Overflowed`], for a caller that can take nothing else now. Performs nothing.
+    pub async fn next_overflow(&mut self) -> BrokerEvent {
+        std::future::poll_fn(|cx| self.poll_overflow(cx)).await
+    }
+
+    fn poll_overflow(&mut self, cx: &mut Context<'_>) -> Poll<BrokerEvent> {
+        match self.phase {
+            Phase::Open => self.consume.poll_overflow(cx),
+            Phase::Finishing(_) | Phase::Judging(_) | Phase::Releasing(_) | Phase::Ended => Poll::Pending,
+        }
+    }
+
     /// Ends the lease of a session that goes without `Close`: what was given is still performed, what is unacknowledged
     /// goes back. Takes at most the operation timeout; what is not done by then is done in the background.
     pub async fn close(mut self) {
@@ -196,6 +208,8 @@ impl Channel {
 
     fn fail(&mut self, ending: Ending) {
         self.pass = None;
+        // Acknowledged already, so nobody else would deliver them.
+        self.ready.extend(self.consume.drain_inbox());
         let links = [self.consume.link(), self.publish.link()];
         self.past.links = links.into_iter().flatten().collect();
         let alone = self.past.links.iter().any(|link| link.seclusion.is_for_one());

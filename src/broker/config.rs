@@ -11,6 +11,14 @@ const CHANNEL_IDLE: Duration = Duration::from_secs(30);
 pub(super) const BROKER_CLOSED_CHANNELS_MAX: usize = 256;
 /// Acknowledgements handed to lapin and not yet written, per session; more are batched until one is.
 pub(super) const SETTLEMENTS_IN_FLIGHT_MAX: usize = 64;
+/// Unacknowledged messages of one shared queue; the hub acknowledges as soon as they are in its subscribers' buffers.
+pub(super) const SHARED_PREFETCH: u16 = 1000;
+/// Shared queues that one hub channel consumes.
+pub(super) const SHARED_CONSUMERS_PER_CHANNEL_MAX: usize = 256;
+/// A shared queue without subscribers is deleted after this time.
+pub(super) const SHARED_LINGER: Duration = Duration::from_secs(2);
+/// Messages that wait for one subscriber of a shared queue.
+pub(super) const SHARED_BUFFER_MESSAGES_MAX: usize = 10_000;
 /// TCP keepalive: first probe after this much silence, next ones at the same distance.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -49,6 +57,8 @@ pub struct BrokerConfig {
     pub operation_timeout: Duration,
     /// Credentials of a live link are checked again by RabbitMQ when the last check is older than this.
     pub recheck: Duration,
+    /// Bytes that wait for one subscriber of a shared queue, beyond what waits for its socket.
+    pub shared_buffer_bytes_max: usize,
     /// From a publish to its confirm; stands still while RabbitMQ blocks publishing.
     pub confirm_timeout: Duration,
     /// A session's channel that it does not use and that holds nothing of it is given back after this time.
@@ -67,6 +77,7 @@ impl Default for BrokerConfig {
             channels_per_link_max: 64,
             operation_timeout: Duration::from_secs(10),
             recheck: Duration::from_secs(60),
+            shared_buffer_bytes_max: 1 << 20,
             confirm_timeout: Duration::from_secs(30),
             channel_idle: CHANNEL_IDLE,
         }

@@ -5,8 +5,8 @@
 
 use super::config::{BrokerConfig, Node};
 use super::fault::reason;
-use super::pace::Nodes;
 use super::guard::Guard;
+use super::pace::Nodes;
 use super::runtime;
 use super::stream::{GuardedStream, KillSwitch, Transport};
 use super::wire::{Phase, Wire};

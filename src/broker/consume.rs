@@ -3,12 +3,15 @@
 //! One AMQP channel, opened when the first command needs it. Commands run one after another; deliveries and
 //! settlements go on beside them. Nothing here awaits: all progress is in the fields, so polling may stop at any time.
 
-use super::config::SETTLEMENTS_IN_FLIGHT_MAX;
+use super::config::{SETTLEMENTS_IN_FLIGHT_MAX, SHARED_BUFFER_MESSAGES_MAX};
 use super::convert::{from_lapin, short_text};
 use super::death::Loss;
 use super::exclusive::LeaseId;
+use super::fanout::Membership;
 use super::fault::{Fault, refused, within};
+use super::hub::SharedSubscribe;
 use super::idle::IdleTimer;
+use super::inbox::{Inbox, Interest, Limits};
 use super::link::{Leased, Link, Role};
 use super::pool::Entry;
 use super::publish::reserve_failure;
@@ -24,7 +27,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use lapin::options::{BasicAckOptions, BasicNackOptions};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -63,6 +66,7 @@ pub(super) struct Running {
 
 pub(super) enum Completed {
     Declared { token: DeclareToken, queue: ShortText },
+    Joined { key: SubscriptionKey, membership: Membership, queue: ShortText },
     Opened(Leased),
     Subscribed { key: SubscriptionKey, subscribed: Subscribed },
     Unsubscribed { key: SubscriptionKey, unseen: Vec<u64> },
@@ -84,8 +88,13 @@ pub(super) struct ConsumeSide {
     /// Whether a queue was declared that a restart of the broker would lose; the session has to be told then.
     declared_transient: bool,
     idle: IdleTimer,
+    first: Source,
+    /// What comes by shared subscriptions.
+    inbox: Arc<Inbox>,
     lease: LeaseId,
     ledger: Ledger,
+    /// Shared subscriptions.
+    memberships: HashMap<SubscriptionKey, Membership>,
     /// Whose turn it is among the consumers.
     next: usize,
     running: Option<Running>,
@@ -100,6 +109,7 @@ pub(super) struct ConsumeSide {
 
 impl ConsumeSide {
     pub(super) fn new(entry: Arc<Entry>, lease: LeaseId, suspicion: Suspicion) -> ConsumeSide {
+        let bytes = entry.config().shared_buffer_bytes_max;
         ConsumeSide {
             declared_transient: false,
             idle: IdleTimer::default(),
@@ -110,8 +120,11 @@ impl ConsumeSide {
             commands: VecDeque::new(),
             consumers: Vec::new(),
             entry,
+            first: Source::Own,
+            inbox: Arc::new(Inbox::new(Limits { bytes, messages: SHARED_BUFFER_MESSAGES_MAX })),
             lease,
             ledger: Ledger::default(),
+            memberships: HashMap::new(),
             next: 0,
             running: None,
             settling: FuturesUnordered::new(),
@@ -173,6 +186,7 @@ impl ConsumeSide {
 
     /// Takes out what has to be released.
     pub(super) fn remains(&mut self) -> ConsumeRemains {
+        self.memberships.clear();
         ConsumeRemains {
             lease: Some(self.lease),
             channel: self.channel.take(),
@@ -191,13 +205,53 @@ impl ConsumeSide {
             return Poll::Ready(result);
         }
         if deliveries == Deliveries::HandOut
-            && let Poll::Ready(result) = self.poll_deliveries(cx)
+            && let Poll::Ready(result) = self.poll_sources(cx)
         {
             return Poll::Ready(result);
         }
         let polled = self.poll_channel(cx);
         self.poll_idle(cx);
         polled
+    }
+
+    /// Own consumers and shared subscriptions take turns.
+    fn poll_sources(&mut self, cx: &mut Context<'_>) -> Poll<Result<BrokerEvent, Ending>> {
+        let (first, second) = match self.first {
+            Source::Own => (Source::Own, Source::Shared),
+            Source::Shared => (Source::Shared, Source::Own),
+        };
+        for source in [first, second] {
+            let polled = match source {
+                Source::Own => self.poll_deliveries(cx),
+                Source::Shared => self.poll_inbox(cx, Interest::Everything),
+            };
+            if polled.is_ready() {
+                self.first = second;
+                return polled;
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_inbox(&mut self, cx: &mut Context<'_>, interest: Interest) -> Poll<Result<BrokerEvent, Ending>> {
+        let Poll::Ready(result) = self.inbox.poll(cx, interest) else { return Poll::Pending };
+        if let Ok(BrokerEvent::Overflowed { key } | BrokerEvent::SubscriptionCancelled { key }) = &result {
+            self.memberships.remove(key);
+        }
+        Poll::Ready(result.map_err(|failure| (failure, Concern::Session)))
+    }
+
+    pub(super) fn poll_overflow(&mut self, cx: &mut Context<'_>) -> Poll<BrokerEvent> {
+        match self.poll_inbox(cx, Interest::Overflows) {
+            Poll::Ready(Ok(event)) => Poll::Ready(event),
+            // Asked for overflows, an inbox knows no failures.
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// What came by shared subscriptions and was not handed out.
+    pub(super) fn drain_inbox(&self) -> Vec<BrokerEvent> {
+        self.inbox.drain()
     }
 
     /// Notices the end of the channel when no operation does.
@@ -269,8 +323,12 @@ impl ConsumeSide {
 
     /// Starts the next command, or the opening of the channel that it needs.
     fn start_next(&mut self) -> bool {
+        let Some(concern) = self.commands.front().map(ConsumeCommand::concern) else { return false };
+        if let Some(work) = self.shared_operation() {
+            self.running = Some(Running { concern, work });
+            return true;
+        }
         let Some(command) = self.commands.front() else { return false };
-        let concern = command.concern();
         let work: BoxFuture<'static, Result<Completed, Failure>> = match &self.channel {
             None => {
                 let (entry, company) = (self.entry.clone(), self.company(command));
@@ -304,6 +362,29 @@ impl ConsumeSide {
 
     fn is_blamed(&self, queue: &ShortText) -> bool {
         self.entry.quarantine().is_blamed(self.entry.vhost(), queue, Instant::now())
+    }
+
+    /// The next command if it is about a shared subscription, which needs no channel of this session.
+    fn shared_operation(&mut self) -> Option<BoxFuture<'static, Result<Completed, Failure>>> {
+        let work: BoxFuture<'static, _> = match self.commands.front()? {
+            ConsumeCommand::Subscribe(subscribe) => {
+                let shared = SharedSubscribe::of(subscribe)?;
+                let (entry, inbox) = (self.entry.clone(), self.inbox.clone());
+                Box::pin(async move {
+                    let key = shared.key;
+                    let (membership, queue) = shared.join(entry, inbox).await?;
+                    Ok(Completed::Joined { key, membership, queue })
+                })
+            }
+            ConsumeCommand::Unsubscribe { key, .. } => {
+                let key = *key;
+                self.memberships.remove(&key)?;
+                Box::pin(std::future::ready(Ok(Completed::Unsubscribed { key, unseen: Vec::new() })))
+            }
+            ConsumeCommand::Declare { .. } => return None,
+        };
+        self.commands.pop_front();
+        Some(work)
     }
 
     fn operation(
@@ -349,6 +430,11 @@ impl ConsumeSide {
                 None
             }
             Completed::Declared { token, queue } => Some(BrokerEvent::Declared { token, queue }),
+            Completed::Joined { key, membership, queue } => {
+                self.memberships.insert(key, membership);
+                self.inbox.open(key);
+                Some(BrokerEvent::Subscribed { key, queue })
+            }
             Completed::Subscribed { key, subscribed } => {
                 let queue = subscribed.queue.clone();
                 self.starting = None;
@@ -416,7 +502,14 @@ pub(super) enum Deliveries {
     Hold,
 }
 
-async fn send(raw: &lapin::Channel, order: Order) -> lapin::Result<()> {
+/// Where deliveries come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Own,
+    Shared,
+}
+
+pub(super) async fn send(raw: &lapin::Channel, order: Order) -> lapin::Result<()> {
     match order {
         Order::Ack { tag, coverage } => {
             raw.basic_ack(tag, BasicAckOptions { multiple: coverage == Coverage::UpTo }).await
@@ -426,15 +519,14 @@ async fn send(raw: &lapin::Channel, order: Order) -> lapin::Result<()> {
 }
 
 fn convert(key: SubscriptionKey, tag: DeliveryTag, delivery: lapin::message::Delivery) -> Delivery {
-    Delivery {
-        key,
-        redelivered: delivery.redelivered,
-        tag: Some(tag),
-        message: Arc::new(Message {
-            exchange: short_text(&delivery.exchange),
-            properties: from_lapin(&delivery.properties),
-            routing_key: short_text(&delivery.routing_key),
-            body: Bytes::from(delivery.data),
-        }),
+    Delivery { key, redelivered: delivery.redelivered, tag: Some(tag), message: Arc::new(message(delivery)) }
+}
+
+pub(super) fn message(delivery: lapin::message::Delivery) -> Message {
+    Message {
+        exchange: short_text(&delivery.exchange),
+        properties: from_lapin(&delivery.properties),
+        routing_key: short_text(&delivery.routing_key),
+        body: Bytes::from(delivery.data),
     }
 }

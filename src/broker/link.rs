@@ -367,6 +367,12 @@ pub(super) struct Leased {
 }
 
 impl Leased {
+    /// A further place on the same link, full or retired as it may be: for what must stay on this connection.
+    pub(super) fn extra_slot(&self) -> Slot {
+        self.link.slots().open += 1;
+        Slot(self.link.clone())
+    }
+
     pub(super) fn refusal(&self) -> Option<Refusal> {
         self.link.wire.refusal(self.raw.id())
     }

@@ -6,6 +6,8 @@
 //!
 //! ```text
 //! channel      one session's lease: consume + publish, settle, subscribe (the operations), release (the end)
+//! hub          shared subscriptions of an identity: fanout (who gets a queue's messages), inbox (what waits for a session),
+//!              hub_channel (consumes the queues), workbench (makes them)
 //! pool         identities and their links; logins, re-checks
 //! link         one AMQP connection: state, places for channels; connect makes it
 //! stream       TCP/TLS under lapin, read and written through guards; wire is what the inbound guard saw
@@ -24,10 +26,14 @@ mod consume;
 mod convert;
 mod death;
 mod exclusive;
+mod fanout;
 mod fault;
 mod frame;
 mod guard;
+mod hub;
+mod hub_channel;
 mod idle;
+mod inbox;
 mod link;
 mod outbound;
 mod pace;
@@ -39,12 +45,14 @@ mod repair;
 mod repair_log;
 mod runtime;
 mod settle;
+mod shared_consumer;
 mod stream;
 mod subscribe;
 mod table;
 mod tls;
 mod watch;
 mod wire;
+mod workbench;
 
 pub use channel::Channel;
 pub use config::{BrokerConfig, ConfigError, Encryption, Node};

@@ -7,6 +7,7 @@ use super::channel::Channel;
 use super::config::{BrokerConfig, ConfigError, Encryption};
 use super::connect::{self, Connected, Target};
 use super::exclusive::LeaseId;
+use super::hub::Hub;
 use super::link::{Link, Role, Slot};
 use super::pace::{Failed, Nodes, Pass, RESUMING_MAX, RESUMING_PATIENCE, backoff};
 use super::quarantine::{Company, Past, Place, Quarantine, Record, Seclusion};
@@ -17,7 +18,7 @@ use aws_lc_rs::hmac;
 use rustls::ClientConfig;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::{Mutex as TaskMutex, Semaphore};
 use tokio::time::Instant;
@@ -42,6 +43,16 @@ pub struct BrokerStatus {
     pub links: Vec<LinkStatus>,
     /// Frames from the broker that had to be repaired for lapin, on all links since the start.
     pub repaired_frames: u64,
+    /// Queues that serve shared subscriptions.
+    pub shared_queues: usize,
+    /// Subscriptions that are served from them.
+    pub shared_subscribers: usize,
+}
+
+#[derive(Default)]
+pub(super) struct SharedCounts {
+    pub(super) queues: Arc<AtomicUsize>,
+    pub(super) subscribers: Arc<AtomicUsize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +85,7 @@ pub(super) struct Pool {
     resuming: Arc<Semaphore>,
     next_lease: AtomicU64,
     repaired_frames: Arc<AtomicU64>,
+    shared: SharedCounts,
     stopped: AtomicBool,
 }
 
@@ -84,6 +96,7 @@ pub(super) struct Entry {
     credentials: Credentials,
     consume: RoleLinks,
     publish: RoleLinks,
+    hub: Hub,
     /// Held while RabbitMQ is asked about the credentials.
     checked: TaskMutex<Checked>,
 }
@@ -125,6 +138,7 @@ impl Broker {
             resuming: Arc::new(Semaphore::new(RESUMING_MAX)),
             next_lease: AtomicU64::new(1),
             repaired_frames: Arc::default(),
+            shared: SharedCounts::default(),
             stopped: AtomicBool::new(false),
         })))
     }
@@ -182,8 +196,12 @@ impl Broker {
             channels: link.open_slots(),
             blocked: link.state().blocked,
         };
-        let repaired_frames = self.0.repaired_frames.load(Ordering::Relaxed);
-        BrokerStatus { links: links.iter().map(status).collect(), repaired_frames }
+        BrokerStatus {
+            links: links.iter().map(status).collect(),
+            repaired_frames: self.0.repaired_frames.load(Ordering::Relaxed),
+            shared_queues: self.0.shared.queues.load(Ordering::Relaxed),
+            shared_subscribers: self.0.shared.subscribers.load(Ordering::Relaxed),
+        }
     }
 
     /// Closes all links, within the operation timeout. Sessions that are left get `LinkLost`; logins are refused.
@@ -209,6 +227,7 @@ impl Pool {
                 credentials: credentials.clone(),
                 consume: RoleLinks::default(),
                 publish: RoleLinks::default(),
+                hub: Hub::default(),
                 checked: TaskMutex::default(),
             })
         };
@@ -269,7 +288,7 @@ impl Entry {
     /// A lease, after a check of the credentials if one is due.
     async fn lease(self: Arc<Self>) -> Result<(Channel, BrokerInfo), LoginFailure> {
         let version = self.check().await?;
-        let lease = LeaseId(self.pool.next_lease.fetch_add(1, Ordering::Relaxed));
+        let lease = self.next_lease();
         Ok((Channel::new(self, lease, Record::default(), None), BrokerInfo { version }))
     }
 
@@ -284,7 +303,7 @@ impl Entry {
         let record = past.judge().await;
         let version = self.check().await?;
         let pass = Pass::take(&self.pool.resuming, RESUMING_PATIENCE).await;
-        let lease = LeaseId(self.pool.next_lease.fetch_add(1, Ordering::Relaxed));
+        let lease = self.next_lease();
         Ok((Channel::new(self, lease, record, pass), BrokerInfo { version }))
     }
 
@@ -296,8 +315,20 @@ impl Entry {
         &self.vhost
     }
 
+    pub(super) fn next_lease(&self) -> LeaseId {
+        LeaseId(self.pool.next_lease.fetch_add(1, Ordering::Relaxed))
+    }
+
     pub(super) fn config(&self) -> &Arc<BrokerConfig> {
         &self.pool.config
+    }
+
+    pub(super) fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    pub(super) fn shared_counts(&self) -> &SharedCounts {
+        &self.pool.shared
     }
 
     fn role(&self, role: Role) -> &RoleLinks {

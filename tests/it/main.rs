@@ -27,5 +27,6 @@ mod plugin_users;
 mod poison;
 mod process;
 mod session_properties;
+mod shared;
 mod support;
 mod transcripts;
