@@ -141,7 +141,8 @@ impl ConsumeSide {
     }
 
     pub(super) fn settle(&mut self, tag: DeliveryTag, outcome: Settlement) {
-        let raw = tag.0.checked_sub(self.tags_before).unwrap_or(0);
+        // No channel has a tag 0: what belongs to one before is unknown to this one.
+        let raw = tag.0.saturating_sub(self.tags_before);
         if self.ledger.settle(raw, outcome).is_err() {
             // Sent on, it would close the channel (406).
             debug!(lease = self.lease.0, tag = tag.0, "ignored a settlement of an unknown delivery");

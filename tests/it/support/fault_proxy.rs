@@ -121,7 +121,11 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direct
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let bytes = match from.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
+            Ok(0) | Err(_) => {
+                // The end is swallowed too.
+                let _ = state.mode.subscribe().wait_for(|mode| *mode != Mode::Swallow).await;
+                return;
+            }
             Ok(bytes) => &buffer[..bytes],
         };
         let mode = *state.mode.borrow();
