@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use stomp_relay::session::refusal::Refusal;
 
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "CHANGELOG.md",
     "README.md",
     "certs/README.md",
@@ -15,6 +15,7 @@ const PAGES: [&str; 9] = [
     "docs/configuration.md",
     "docs/defaults.md",
     "docs/errors.md",
+    "docs/guarantees.md",
     "docs/mapping.md",
 ];
 
@@ -157,6 +158,24 @@ fn configuration_keys_in_pages_exist() {
         }
     }
     assert!(compared > 30, "only {compared} keys found");
+}
+
+/// docs/guarantees.md names the test that shows each promise.
+#[test]
+fn tests_named_by_the_guarantees_exist() {
+    let page = read("docs/guarantees.md");
+    let folders = ["tests/it", "tests/it/faults", "tests/it/plugin", "src/session"];
+    let sources: String = folders.iter().flat_map(|folder| files(folder, "rs")).collect();
+    // Names of tests are sentences; keys, codes and headers have other signs in them.
+    let names =
+        page.split('`').skip(1).step_by(2).filter(|word| word.matches('_').count() >= 2 || word.starts_with("send_"));
+    let names: Vec<&str> = names.filter(|word| word.chars().all(|c| c == '_' || c.is_ascii_alphanumeric())).collect();
+    assert!(names.len() > 20, "{names:?}");
+    for name in names {
+        let test = sources.contains(&format!("fn {name}()"));
+        let transcript = path(&format!("tests/session/{name}.txt")).exists();
+        assert!(test || transcript, "docs/guarantees.md names {name}, which is no test");
+    }
 }
 
 #[test]
