@@ -122,6 +122,21 @@ fn lossy(value: &LongString) -> String {
     String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 
+/// What a method frame with a table has at most beside the table's content: frame, class and method, three short strings
+/// (`queue.bind`), the table's length, a few octets.
+pub(super) const METHOD_BYTES_BESIDE_TABLE_MAX: usize = 8 + 4 + 3 * 256 + 4 + 8;
+
+/// Bytes of a table's content, without its length.
+pub(super) fn table_bytes(fields: &[(ShortText, FieldValue)]) -> usize {
+    let value_bytes = |value: &FieldValue| match value {
+        FieldValue::Bool(_) => 1,
+        FieldValue::Integer(_) | FieldValue::Timestamp(_) => 8,
+        FieldValue::Text(text) => 4 + text.len(),
+        FieldValue::List(texts) => 4 + texts.iter().map(|text| 1 + 4 + text.len()).sum::<usize>(),
+    };
+    fields.iter().map(|(name, value)| 1 + name.as_str().len() + 1 + value_bytes(value)).sum()
+}
+
 /// Bytes of the content header frame's payload (AMQP 0-9-1, 4.2.6.1). It must fit one frame: lapin does not check, and
 /// RabbitMQ closes the whole connection.
 pub(super) fn header_bytes(properties: &Properties) -> usize {
@@ -145,21 +160,15 @@ pub(super) fn header_bytes(properties: &Properties) -> usize {
     if !properties.headers.is_empty() {
         bytes += 4;
     }
-    for (name, value) in &properties.headers {
-        bytes += 1 + name.as_str().len() + 1;
-        bytes += match value {
-            FieldValue::Bool(_) => 1,
-            FieldValue::Integer(_) | FieldValue::Timestamp(_) => 8,
-            FieldValue::Text(text) => 4 + text.len(),
-            FieldValue::List(texts) => 4 + texts.iter().map(|text| 1 + 4 + text.len()).sum::<usize>(),
-        };
-    }
+    bytes += table_bytes(&properties.headers);
     bytes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame, parse_frame};
+    use proptest::prelude::*;
 
     fn name(text: &str) -> ShortText {
         ShortText::new(text).expect("short")
@@ -195,15 +204,96 @@ mod tests {
         assert_eq!(from_lapin(&to_lapin(&Properties::default())), Properties::default());
     }
 
-    #[test]
-    fn the_computed_size_is_the_encoded_size() {
-        use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame};
-        for properties in [sample(), Properties::default()] {
+    fn short_text() -> impl Strategy<Value = ShortText> {
+        prop_oneof!["[ -~]{0,12}", "\\PC{0,60}"].prop_map(|text| name(&text))
+    }
+
+    fn fields() -> impl Strategy<Value = Vec<(ShortText, FieldValue)>> {
+        let text = || prop_oneof!["[ -~]{0,30}", "\\PC{0,300}"];
+        let value = prop_oneof![
+            any::<bool>().prop_map(FieldValue::Bool),
+            any::<i64>().prop_map(FieldValue::Integer),
+            any::<u64>().prop_map(FieldValue::Timestamp),
+            text().prop_map(FieldValue::Text),
+            prop::collection::vec(text(), 0..5).prop_map(FieldValue::List),
+        ];
+        // Names that differ: a table has each once.
+        prop::collection::btree_map(short_text(), value, 0..6).prop_map(|fields| fields.into_iter().collect())
+    }
+
+    fn properties() -> impl Strategy<Value = Properties> {
+        let texts = prop::collection::vec(prop::option::of(short_text()), 9);
+        (texts, fields(), any::<(Option<u8>, Option<u8>, Option<u64>)>()).prop_map(
+            |(texts, headers, (delivery_mode, priority, timestamp))| {
+                let mut texts = texts.into_iter();
+                let mut text = || texts.next().flatten();
+                Properties {
+                    app_id: text(),
+                    content_encoding: text(),
+                    content_type: text(),
+                    correlation_id: text(),
+                    delivery_mode,
+                    expiration: text(),
+                    headers,
+                    message_id: text(),
+                    priority,
+                    reply_to: text(),
+                    timestamp,
+                    kind: text(),
+                    user_id: text(),
+                }
+            },
+        )
+    }
+
+    /// As lapin writes it, and parsed again.
+    fn through_the_wire(frame: &AMQPFrame) -> (AMQPFrame, usize) {
+        let mut buffer = vec![0; 1 << 16];
+        let context = WriteContext::from(std::io::Cursor::new(&mut buffer[..]));
+        let (_, bytes) = gen_frame(frame)(context).expect("encodes").into_inner();
+        let (rest, parsed) = parse_frame(&buffer[..bytes as usize]).expect("is well-formed");
+        assert!(rest.is_empty());
+        (parsed, bytes as usize)
+    }
+
+    proptest! {
+        #[test]
+        fn properties_are_well_formed_on_the_wire_and_as_large_as_computed(properties in properties()) {
             let header = AMQPContentHeader { class_id: 60, body_size: 5, properties: to_lapin(&properties) };
-            let mut buffer = vec![0; 4096];
-            let context = WriteContext::from(std::io::Cursor::new(&mut buffer[..]));
-            let (_, bytes) = gen_frame(&AMQPFrame::Header(1, header))(context).expect("encodes").into_inner();
-            assert_eq!(bytes as usize, header_bytes(&properties) + 8);
+            let frame = AMQPFrame::Header(1, header);
+            let (parsed, bytes) = through_the_wire(&frame);
+            prop_assert_eq!(&parsed, &frame);
+            prop_assert_eq!(bytes, header_bytes(&properties) + 8);
+            let AMQPFrame::Header(_, header) = parsed else { panic!("{parsed:?}") };
+            prop_assert_eq!(from_lapin(&header.properties), properties);
+        }
+
+        #[test]
+        fn arguments_are_well_formed_on_the_wire(queue in short_text(), arguments in fields()) {
+            use amq_protocol::protocol::{AMQPClass, basic, queue as amqp};
+            let (queue, table) = (short(&queue), table(&arguments));
+            let declare = amqp::Declare {
+                queue: queue.clone(), passive: false, durable: true, exclusive: false, auto_delete: true, nowait: false,
+                arguments: table.clone(),
+            };
+            let bind = amqp::Bind {
+                queue: queue.clone(), exchange: queue.clone(), routing_key: queue.clone(), nowait: false,
+                arguments: table.clone(),
+            };
+            let consume = basic::Consume {
+                queue: queue.clone(), consumer_tag: queue, no_local: false, no_ack: false, exclusive: false, nowait: false,
+                arguments: table,
+            };
+            for method in [
+                AMQPClass::Queue(amqp::AMQPMethod::Declare(declare)),
+                AMQPClass::Queue(amqp::AMQPMethod::Bind(bind)),
+                AMQPClass::Basic(basic::AMQPMethod::Consume(consume)),
+            ] {
+                let frame = AMQPFrame::Method(1, method);
+                let (parsed, bytes) = through_the_wire(&frame);
+                prop_assert_eq!(parsed, frame);
+                prop_assert!(bytes <= table_bytes(&arguments) + METHOD_BYTES_BESIDE_TABLE_MAX);
+            }
         }
     }
 

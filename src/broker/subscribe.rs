@@ -3,13 +3,13 @@
 //! They run as futures that own what they need. A session that goes away leaves them to the release of its lease, which
 //! runs them to their end: so what was half made is known and cleaned up.
 
-use super::convert::{short, short_text, table};
+use super::convert::{METHOD_BYTES_BESIDE_TABLE_MAX, short, short_text, table, table_bytes};
 use super::exclusive::{LeaseId, Reservation};
 use super::fault::{Fault, within};
 use super::link::Link;
 use super::release::barrier_close;
 use super::wire::Refusal;
-use crate::session::amqp::{Binding, QueueDeclaration, ShortText};
+use crate::session::amqp::{Binding, FieldValue, QueueDeclaration, ShortText};
 use crate::session::command::{AfterUnsubscribe, Subscribe, SubscribedQueue};
 use crate::session::event::Failure;
 use futures_util::StreamExt;
@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 const RESOURCE_LOCKED: u16 = 405;
 const NOT_FOUND: u16 = 404;
+const PRECONDITION_FAILED: u16 = 406;
 
 /// A session's consume channel, to be owned by an operation.
 #[derive(Clone)]
@@ -52,6 +53,17 @@ impl Operator {
         within(self.link.config.operation_timeout, step, work).await.map_err(|fault| self.failure(fault))
     }
 
+    /// lapin would write a method beyond the frame size, and RabbitMQ would close the connection.
+    fn check_size(&self, arguments: &[(ShortText, FieldValue)]) -> Result<(), Failure> {
+        let limit = self.link.frame_bytes_max().saturating_sub(METHOD_BYTES_BESIDE_TABLE_MAX);
+        let bytes = table_bytes(arguments);
+        if bytes > limit {
+            let reply_text = format!("PRECONDITION_FAILED - arguments of {bytes} bytes exceed {limit}");
+            return Err(Failure::Refused { reply_code: PRECONDITION_FAILED, reply_text });
+        }
+        Ok(())
+    }
+
     pub(super) fn failure(&self, fault: Fault) -> Failure {
         self.link.failure(fault, self.link.wire.refusal(self.raw.id()))
     }
@@ -62,6 +74,7 @@ impl Operator {
     }
 
     async fn declare_queue(&self, queue: &QueueDeclaration) -> Result<lapin::Queue, Failure> {
+        self.check_size(&queue.arguments)?;
         let reservation = self.reserve(queue)?;
         let options = QueueDeclareOptions {
             passive: false,
@@ -181,7 +194,9 @@ impl Operator {
         queue: &ShortText,
         fate: QueueFate,
     ) -> Result<Subscribed, Failure> {
+        self.check_size(&subscribe.consumer_arguments)?;
         if let Some(Binding { arguments, exchange, routing_key }) = &subscribe.binding {
+            self.check_size(arguments)?;
             let options = QueueBindOptions::default();
             let work =
                 self.raw.queue_bind(short(queue), short(exchange), short(routing_key), options, table(arguments));

@@ -152,7 +152,13 @@ fn short(text: &str) -> Result<ShortText, Refusal> {
 }
 
 fn queue_name(name: ShortText) -> Result<ShortText, Refusal> {
-    if name.as_str().starts_with(DIRECT_REPLY_TO) {
+    refuse_direct_reply_to(name.as_str())?;
+    Ok(name)
+}
+
+/// To be asked about everything that RabbitMQ may take for the name of a queue.
+pub(super) fn refuse_direct_reply_to(name: &str) -> Result<(), Refusal> {
+    if name.starts_with(DIRECT_REPLY_TO) {
         return Err(Refusal::fatal(
             "broker.access_refused",
             "access_refused",
@@ -161,7 +167,7 @@ fn queue_name(name: ShortText) -> Result<ShortText, Refusal> {
         )
         .closing(CloseCode::PolicyViolation));
     }
-    Ok(name)
+    Ok(())
 }
 
 fn exchange(name: ShortText, key: ShortText) -> Result<Destination, Refusal> {

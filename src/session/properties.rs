@@ -3,6 +3,7 @@
 
 use super::amqp::{FieldValue, Properties, ShortText};
 use super::config::Compatibility;
+use super::destination::refuse_direct_reply_to;
 use super::refusal::Refusal;
 use crate::stomp::Headers;
 
@@ -54,7 +55,7 @@ pub(super) fn from_send(headers: &Headers, compatibility: Compatibility) -> Resu
             "user-id" => properties.user_id = Some(short(name, value)?),
             _ if is_for_the_relay(name, compatibility) => {}
             _ => {
-                let (name, value) = (short_name(name)?, application_value(name, value));
+                let (name, value) = (short_name(name)?, application_value(name, value)?);
                 bytes += encoded_bytes(&name, &value);
                 properties.headers.push((name, value));
             }
@@ -77,11 +78,14 @@ fn is_for_the_relay(name: &str, compatibility: Compatibility) -> bool {
 }
 
 /// `CC` and `BCC` must be arrays in AMQP (RabbitMQ's sender-selected distribution); as a string they would close the channel.
-fn application_value(name: &str, value: &str) -> FieldValue {
-    match name {
-        "BCC" | "CC" => FieldValue::List(value.split(',').map(|key| key.trim().to_owned()).collect()),
-        _ => FieldValue::Text(value.to_owned()),
+/// Their keys are routed like the message's own.
+fn application_value(name: &str, value: &str) -> Result<FieldValue, Refusal> {
+    if !matches!(name, "BCC" | "CC") {
+        return Ok(FieldValue::Text(value.to_owned()));
     }
+    let keys = value.split(',').map(|key| key.trim().to_owned()).collect::<Vec<_>>();
+    keys.iter().try_for_each(|key| refuse_direct_reply_to(key))?;
+    Ok(FieldValue::List(keys))
 }
 
 fn expiration(value: &str) -> Result<ShortText, Refusal> {

@@ -9,6 +9,7 @@ use md5::{Digest as _, Md5};
 
 use super::amqp::{Binding, FieldValue, QueueDeclaration, ShortText};
 use super::config::{Compatibility, DurableQueueNaming};
+use super::destination::refuse_direct_reply_to;
 use super::properties::{FIELD_TABLE_BYTES_MAX, encoded_bytes, number, short};
 use super::refusal::Refusal;
 use crate::stomp::Headers;
@@ -187,6 +188,9 @@ fn queue_arguments(headers: &Headers, rules: QueueRules) -> Result<Vec<(ShortTex
             return Err(Refusal::bad_header(name, "no longer known to this broker; use x-queue-leader-locator"));
         }
         let value = value.trim();
+        if *name == "x-dead-letter-routing-key" {
+            refuse_direct_reply_to(value)?;
+        }
         let value = match kind {
             Kind::Bool => FieldValue::Bool(boolean(name, value)?),
             Kind::Integer => FieldValue::Integer(number(name, value, "a whole number")?),

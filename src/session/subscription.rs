@@ -236,7 +236,10 @@ impl Session {
             Destination::Topic(key) => (Purpose::Topic, self.config.default_topic_exchange.clone(), key.clone()),
         };
         let name = match (headers.get("x-queue-name"), headers.get("id")) {
-            (Some(name), _) => super::properties::short("x-queue-name", name)?,
+            (Some(name), _) => {
+                super::destination::refuse_direct_reply_to(name)?;
+                super::properties::short("x-queue-name", name)?
+            }
             (None, Some(id)) if durable => queue::durable_name(key.as_str(), id, self.config.durable_queue_naming),
             (None, _) => self.next_queue_name(),
         };

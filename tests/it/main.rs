@@ -14,6 +14,7 @@ mod drain;
 mod failover_links;
 mod faults;
 mod front;
+mod isolation;
 mod layers;
 mod leaks;
 mod plugin;
