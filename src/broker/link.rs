@@ -111,6 +111,7 @@ impl Link {
         let mut slots = self.slots();
         if self.worn_out(&slots) {
             slots.retired = true;
+            self.slots_changed.notify_one();
         }
         if slots.retired || !self.has_place(&slots, company) {
             return None;

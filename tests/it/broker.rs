@@ -852,3 +852,81 @@ async fn silent_peer_alone() {
     assert!(start.elapsed() < limit * 4);
     eventually("lapin's threads are gone", || async { lapin_threads() == 0 }).await;
 }
+
+/// lapin never uses the number of a channel again that the broker closed, and fails when its counter comes round to one.
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_sessions_do_not_wear_a_link_out() {
+    const CHANNELS: u64 = 40;
+    let rabbit = Rabbit::start_with(&format!("channel_max = {CHANNELS}\n"));
+    let broker = Broker::new(config(rabbit.amqp_port())).expect("the configuration is fine");
+    let mut good = lease(&broker).await;
+    good.execute(BrokerCommand::Declare { token: DeclareToken(0), queue: exclusive("mine") });
+    assert_eq!(next(&mut good).await, BrokerEvent::Declared { token: DeclareToken(0), queue: text("mine") });
+    for round in 0..CHANNELS * 3 {
+        let mut channel = lease(&broker).await;
+        channel.execute(subscribe(1, existing("no such queue"), 1));
+        let event = while_driving(&mut good, next(&mut channel)).await;
+        assert!(
+            matches!(event, BrokerEvent::Failed { failure: Failure::Refused { reply_code: 404, .. }, .. }),
+            "round {round}: {event:?}"
+        );
+    }
+    eventually("worn links go when they are empty", || async { broker.status().links.len() <= 2 }).await;
+    // The session that was there before still has its channel.
+    good.execute(BrokerCommand::Declare { token: DeclareToken(1), queue: exclusive("mine") });
+    assert_eq!(next(&mut good).await, BrokerEvent::Declared { token: DeclareToken(1), queue: text("mine") });
+    close(good).await;
+}
+
+/// Runs alone in a process of its own, because it looks at memory.
+#[test]
+fn confirms_leave_nothing_behind() {
+    let this = std::env::current_exe().expect("known");
+    let run = std::process::Command::new(this)
+        .args(["--exact", "broker::confirms_alone", "--ignored", "--nocapture"])
+        .output()
+        .expect("runs");
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&run.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "run by confirms_leave_nothing_behind"]
+async fn confirms_alone() {
+    const PUBLISHES: u64 = 20_000;
+    /// A confirm that lapin collects has 800 bytes.
+    const GROWTH_MAX: u64 = PUBLISHES * 800 / 2;
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("it is there");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
+    };
+    let broker = broker();
+    let mut channel = lease(&broker).await;
+    let mut token = 0;
+    let mut round = async |publishes: u64| {
+        for _ in 0..publishes / 100 {
+            (0..100).for_each(|n| channel.execute(BrokerCommand::Publish(publish(token + n, "", "nowhere"))));
+            for _ in 0..100 {
+                assert_eq!(next(&mut channel).await, BrokerEvent::Confirmed { token: PublishToken(token) });
+                token += 1;
+            }
+        }
+    };
+    round(2_000).await;
+    let before = resident();
+    round(PUBLISHES).await;
+    let growth = resident().saturating_sub(before);
+    assert!(growth < GROWTH_MAX, "{growth} bytes more after {PUBLISHES} confirms");
+    close(channel).await;
+
+    // The measure would show it: lapin alone, its confirms dropped.
+    let admin = Rabbit::shared().admin().await;
+    admin.channel.confirm_select(Default::default()).await.expect("confirm mode");
+    let before = resident();
+    for _ in 0..PUBLISHES {
+        admin.send("nowhere", b"body").await;
+    }
+    let growth = resident().saturating_sub(before);
+    assert!(growth > GROWTH_MAX, "only {growth} bytes more: lapin collects dropped confirms no longer");
+}
