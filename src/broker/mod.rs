@@ -29,6 +29,8 @@ mod exclusive;
 mod fanout;
 mod fault;
 mod frame;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 mod hub;
 mod hub_channel;

@@ -239,10 +239,6 @@ impl Subscriber {
         }
     }
 
-    pub fn delivered_count(&self) -> u64 {
-        lock(&self.log).delivered
-    }
-
     fn has(&self, publisher: usize, number: usize) -> bool {
         let seen = lock(&self.log);
         seen.by_publisher.get(&publisher).and_then(|seen| seen.ids.get(number)).is_some_and(|id| *id != 0)
