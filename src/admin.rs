@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::broker::{Broker, Role};
+use crate::broker::{Broker, BrokerStatus, Role};
 use crate::clients::Clients;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -67,8 +67,8 @@ impl View {
             "Whether the relay is being stopped",
             &[("", usize::from(self.readiness.is_draining()))],
         )?;
-        counter(&mut text, "connections", "Client connections accepted", self.clients.total())?;
-        let links = self.broker.status().links;
+        counter(&mut text, "connections_accepted", "Client connections accepted", self.clients.total())?;
+        let BrokerStatus { links, repaired_frames, shared_queues, shared_subscribers, .. } = self.broker.status();
         let of = |role: Role, blocked| links.iter().filter(|link| link.role == role && link.blocked == blocked).count();
         gauge(
             &mut text,
@@ -82,6 +82,9 @@ impl View {
         )?;
         let channels = links.iter().map(|link| link.channels).sum();
         gauge(&mut text, "amqp_channels", "AMQP channels that sessions hold", &[("", channels)])?;
+        gauge(&mut text, "shared_queues", "Broker queues that serve shared subscriptions", &[("", shared_queues)])?;
+        gauge(&mut text, "shared_subscribers", "Subscriptions served from them", &[("", shared_subscribers)])?;
+        counter(&mut text, "amqp_frames_repaired", "Frames from RabbitMQ that had to be repaired", repaired_frames)?;
         process(&mut text)?;
         encode_eof(&mut text)?;
         Ok(text)
@@ -97,8 +100,8 @@ fn gauge(text: &mut String, name: &str, help: &str, samples: &[(&str, usize)]) -
 }
 
 fn counter(text: &mut String, name: &str, help: &str, value: u64) -> std::fmt::Result {
-    writeln!(text, "# HELP stomp_relay_{name}_accepted {help}.\n# TYPE stomp_relay_{name}_accepted counter")?;
-    writeln!(text, "stomp_relay_{name}_accepted_total {value}")
+    writeln!(text, "# HELP stomp_relay_{name} {help}.\n# TYPE stomp_relay_{name} counter")?;
+    writeln!(text, "stomp_relay_{name}_total {value}")
 }
 
 /// Memory and file descriptors, where Linux tells them.

@@ -314,11 +314,9 @@ impl Connection<'_> {
             }
         }
         // A login under way has nobody left to log in. A session that waits for its broker may still have something to say.
-        if self.peer_gone && self.login.is_some() && self.lease.is_none() {
-            self.input(now, Input::TransportClosed)
-        } else {
-            None
-        }
+        // And nobody takes what a session wants written before it leaves.
+        let unheard = self.session.is_flushing() || (self.login.is_some() && self.lease.is_none());
+        if self.peer_gone && unheard { self.input(now, Input::TransportClosed) } else { None }
     }
 
     /// Nothing that is still said to a client that is gone takes room.

@@ -15,6 +15,7 @@ pub mod destination;
 pub mod event;
 mod failover;
 pub mod io;
+mod leaving;
 mod ledger;
 mod liveness;
 mod login;
@@ -35,7 +36,7 @@ use std::time::Instant;
 
 use amqp::ShortText;
 use blocked::Publishable;
-use command::{BrokerCommand, DeliveryTag, Settlement};
+use command::{BrokerCommand, DeliveryTag};
 use config::{Compatibility, SessionConfig};
 use destination::Destination;
 use event::{BrokerEvent, Concern, Failure};
@@ -194,6 +195,11 @@ impl Session {
         }
     }
 
+    /// Whether the session waits for `Input::Flushed` before it leaves.
+    pub fn is_flushing(&self) -> bool {
+        matches!(self.state, State::Leaving { flushing: true, .. })
+    }
+
     pub fn has_ended(&self) -> bool {
         matches!(self.state, State::Ended)
     }
@@ -293,36 +299,6 @@ impl Session {
         }
     }
 
-    fn handle_disconnect(&mut self, frame: &Frame) -> Result<(), Refusal> {
-        self.leave(Close::new(CloseCode::Normal, ""), frame.header("receipt").map(str::to_owned));
-        Ok(())
-    }
-
-    fn handle_drain(&mut self) {
-        let close = Close::new(CloseCode::ServiceRestart, "server draining, reconnect");
-        match self.state {
-            State::Open { .. } => self.leave(close, None),
-            // Nothing is in flight at the broker, and waiting for one may take longer than the drain.
-            State::AwaitConnect { .. } | State::LoggingIn { .. } | State::Suspended { .. } => self.end(close),
-            State::Ended | State::Leaving { .. } => {}
-        }
-    }
-
-    /// Nobody is left to tell, but what the client sent still goes to the broker.
-    fn handle_transport_closed(&mut self) {
-        let close = Close::new(CloseCode::Normal, "");
-        match self.state {
-            State::Open { .. } => self.leave(close, None),
-            State::AwaitConnect { .. } | State::LoggingIn { .. } => self.end(close),
-            State::Suspended { .. } if self.actions.is_empty() => self.end(close),
-            State::Suspended { version, .. } => {
-                let leaving = Some(Departure { close, receipt: None });
-                self.state = State::Suspended { leaving, version };
-            }
-            State::Ended | State::Leaving { .. } => {}
-        }
-    }
-
     fn handle_unreadable(&mut self, close: CloseCode, reason: String) {
         let (code, hint) = match close {
             CloseCode::TooBig => {
@@ -331,14 +307,6 @@ impl Session {
             _ => ("transport.protocol", ""),
         };
         self.refuse(Refusal::fatal(code, "Unreadable message", format!("{reason}\n"), hint).closing(close));
-    }
-
-    /// Lets the broker finish what was given to it; what comes of that still reaches the client.
-    fn leave(&mut self, close: Close, receipt: Option<String>) {
-        let deadline = self.now + self.config.disconnect_timeout;
-        self.state = State::Leaving { deadline, departure: Departure { close, receipt } };
-        self.delete_surviving_queues();
-        self.command(BrokerCommand::Close);
     }
 
     fn handle_broker(&mut self, event: BrokerEvent) {
@@ -366,18 +334,6 @@ impl Session {
             BrokerEvent::Unblocked => self.handle_unblocked(),
             BrokerEvent::Unsubscribed { key } => self.handle_unsubscribed(key),
         }
-    }
-
-    fn handle_closed(&mut self) {
-        let State::Leaving { departure: Departure { close, receipt }, .. } =
-            std::mem::replace(&mut self.state, State::Ended)
-        else {
-            return;
-        };
-        if let Some(receipt) = receipt {
-            self.receipt(&receipt);
-        }
-        self.outputs.push_back(Output::Close(close));
     }
 
     fn handle_failed(&mut self, failure: Failure, concerns: Concern) {
@@ -467,27 +423,6 @@ impl Session {
         }
     }
 
-    /// The broker has not finished in time: no RECEIPT, because nobody knows.
-    fn give_up_leaving(&mut self) {
-        let State::Leaving { departure: Departure { close, receipt }, .. } =
-            std::mem::replace(&mut self.state, State::Ended)
-        else {
-            return;
-        };
-        match receipt {
-            Some(receipt) => {
-                let refusal = Refusal::fatal(
-                    "broker.timeout",
-                    "Broker timeout",
-                    "RabbitMQ did not confirm everything before DISCONNECT's deadline\n",
-                    "Repeat what was not confirmed by a RECEIPT.",
-                );
-                self.refuse(refusal.about_receipt(Some(&receipt)).closing(CloseCode::InternalError));
-            }
-            None => self.outputs.push_back(Output::Close(close)),
-        }
-    }
-
     fn lose_client(&mut self, what: &str, silence: std::time::Duration) {
         let refusal = Refusal::fatal(
             "session.heartbeat_missed",
@@ -496,13 +431,6 @@ impl Session {
             "Browsers slow timers in hidden tabs down: ask for a longer heart-beat, or 0,0 and rely on pings.",
         );
         self.refuse(refusal.closing(CloseCode::HeartbeatMissed));
-    }
-
-    /// What was put out before is written now, so the broker may forget it.
-    fn settle_flushed(&mut self) {
-        for tag in std::mem::take(&mut self.unflushed) {
-            self.command(BrokerCommand::Settle { tag, outcome: Settlement::Ack });
-        }
     }
 
     /// Carries out what may go now, in order.

@@ -33,6 +33,9 @@ pub(super) enum State {
     Leaving {
         deadline: Instant,
         departure: Departure,
+        /// Whether the lease is kept until the socket has taken what was delivered: what is on its way to the client must be
+        /// acknowledged before.
+        flushing: bool,
     },
     LoggingIn {
         deadline: Instant,
