@@ -1,7 +1,14 @@
 //! Faults, provoked for real against private nodes, and counted: sent, confirmed, delivered, repeated, lost, out of order,
 //! disconnected.
 
+mod alarm;
+mod churn;
 mod cluster;
+mod descriptors;
+mod neighbours;
+mod network;
+mod no_broker;
+mod removal;
 mod single_node;
 
 use std::time::Duration;
@@ -40,25 +47,27 @@ struct Mix {
 
 /// Subscribers of every kind, then publishers to each of their destinations.
 async fn load(relay: &Relay, traffic: &mut Traffic, mix: Mix) {
+    let name = traffic.name.clone();
+    let (plain, durable) = (format!("/topic/plain{name}"), format!("/topic/durable{name}"));
     for number in 0..mix.plain_topic {
         let acks = [Acks::Auto, Acks::Individual][number % 2];
-        traffic.subscribe(relay.client().await, "/topic/plain", "", acks, Promise::WhileLinked).await;
+        traffic.subscribe(relay.client().await, &plain, "", acks, Promise::WhileLinked).await;
     }
     for number in 0..mix.durable_topic {
-        let headers = format!("durable:true\nauto-delete:false\nx-queue-name:durable-{number}\n");
+        let headers = format!("durable:true\nauto-delete:false\nx-queue-name:durable{name}-{number}\n");
         let acks = [Acks::Auto, Acks::Client, Acks::Individual][number % 3];
-        traffic.subscribe(relay.client().await, "/topic/durable", &headers, acks, Promise::All).await;
+        traffic.subscribe(relay.client().await, &durable, &headers, acks, Promise::All).await;
     }
     for number in 0..mix.queues {
-        let destination = format!("/queue/q{number}");
+        let destination = format!("/queue/q{name}-{number}");
         let acks = [Acks::Individual, Acks::Auto][number % 2];
         traffic.subscribe(relay.client().await, &destination, "", acks, Promise::All).await;
     }
     for _ in 0..2 {
-        traffic.publish(relay.client().await, "/topic/plain", pace(100));
-        traffic.publish(relay.client().await, "/topic/durable", pace(200));
+        traffic.publish(relay.client().await, &plain, pace(100));
+        traffic.publish(relay.client().await, &durable, pace(200));
     }
     for number in 0..mix.queues {
-        traffic.publish(relay.client().await, &format!("/queue/q{number}"), pace(200));
+        traffic.publish(relay.client().await, &format!("/queue/q{name}-{number}"), pace(200));
     }
 }

@@ -2,12 +2,14 @@
 
 pub mod amqp;
 pub mod condition;
+pub mod cut_proxy;
 pub mod dialect;
 pub mod fault_proxy;
 pub mod process;
 pub mod rabbit;
 pub mod raw_http;
 pub mod relay;
+pub mod relay_process;
 pub mod scratch;
 pub mod stomp;
 pub mod tally;

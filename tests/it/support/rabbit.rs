@@ -134,6 +134,10 @@ impl Rabbit {
     /// A user with the given permissions on one virtual host.
     pub fn add_user(&self, name: &str, passcode: &str, vhost: &str, [configure, write, read]: [&str; 3]) {
         self.ctl(&["add_user", name, passcode]);
+        self.set_permissions(name, vhost, [configure, write, read]);
+    }
+
+    pub fn set_permissions(&self, name: &str, vhost: &str, [configure, write, read]: [&str; 3]) {
         self.ctl(&["set_permissions", "-p", vhost, name, configure, write, read]);
     }
 

@@ -96,6 +96,29 @@ impl Client {
         Client { frames: Frames::Auto, socket }
     }
 
+    /// Opens a WebSocket where that may fail, and logs in as guest. The error says at which step.
+    pub async fn log_in(url: &str) -> Result<Client, String> {
+        let stream = TcpStream::connect(address(url)).await.map_err(|error| format!("connect: {error}"))?;
+        let mut request = url.into_client_request().expect("a URL");
+        request.headers_mut().insert("Sec-WebSocket-Protocol", PROTOCOLS.parse().expect("a header value"));
+        let stream: Box<dyn Socket> = Box::new(stream);
+        let (socket, _) =
+            client_async_with_config(request, stream, None).await.map_err(|error| format!("upgrade: {error}"))?;
+        let mut client = Client { frames: Frames::Auto, socket };
+        client.try_send("CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n").await?;
+        match client.next().await {
+            Received::Frame(frame) if frame.command.as_str() == "CONNECTED" => Ok(client),
+            other => Err(format!("login: {other:?}")),
+        }
+    }
+
+    /// The same as [`Client::send`] where it may fail.
+    pub async fn try_send(&mut self, frame: &str) -> Result<(), String> {
+        let mut bytes = frame.as_bytes().to_vec();
+        bytes.push(0);
+        self.socket.send(Message::Binary(bytes.into())).await.map_err(|error| error.to_string())
+    }
+
     /// From now on every message must be of the type that this setting means.
     pub fn expecting(mut self, frames: Frames) -> Client {
         self.frames = frames;

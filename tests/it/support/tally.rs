@@ -111,7 +111,9 @@ impl Tally {
     /// From here on [`Promise::WhileLinked`] holds for nothing but what was received already.
     pub fn outage_begins(&self) {
         for publisher in lock(&self.0.publishers).iter() {
-            let received = |subscriber: &Arc<Subscriber>| subscriber.contiguous(publisher.number);
+            // What was missed in outages before does not count again.
+            let start = lock(&publisher.log).outages.iter().filter_map(|(_, end)| *end).max().unwrap_or(0);
+            let received = |subscriber: &Arc<Subscriber>| subscriber.contiguous(publisher.number, start);
             let listeners = self.listeners(publisher);
             let plain = listeners.iter().filter(|subscriber| subscriber.promise == Promise::WhileLinked);
             let Some(from) = plain.map(received).min() else { continue };
@@ -135,13 +137,28 @@ impl Tally {
         subscribers.iter().filter(|subscriber| subscriber.destination == publisher.destination).cloned().collect()
     }
 
+    /// Where the publishers are now: for [`Tally::lost_before`].
+    pub fn mark(&self) -> Vec<usize> {
+        lock(&self.0.publishers).iter().map(|publisher| lock(&publisher.log).confirmed.len()).collect()
+    }
+
+    /// What is lost of the messages before the mark; what came after may still be under way.
+    pub fn lost_before(&self, mark: &[usize]) -> u64 {
+        self.count(|publisher| mark.get(publisher).copied().unwrap_or(0)).lost
+    }
+
     pub fn report(&self) -> Report {
+        self.count(|_| usize::MAX)
+    }
+
+    /// Of each publisher the messages before a number.
+    fn count(&self, end: impl Fn(usize) -> usize) -> Report {
         let mut report = Report { disconnected: self.0.disconnected.load(Ordering::Relaxed), ..Report::default() };
         for publisher in lock(&self.0.publishers).iter() {
             let listeners = self.listeners(publisher);
             let log = lock(&publisher.log);
             report.sent += log.confirmed.len() as u64;
-            for (number, confirmed) in log.confirmed.iter().enumerate() {
+            for (number, confirmed) in log.confirmed.iter().enumerate().take(end(publisher.number)) {
                 if !confirmed {
                     continue;
                 }
@@ -244,11 +261,11 @@ impl Subscriber {
         seen.by_publisher.get(&publisher).and_then(|seen| seen.ids.get(number)).is_some_and(|id| *id != 0)
     }
 
-    /// Length of what came without a gap from number 0 on.
-    fn contiguous(&self, publisher: usize) -> usize {
+    /// The end of what came without a gap from number `start` on.
+    fn contiguous(&self, publisher: usize, start: usize) -> usize {
         let seen = lock(&self.log);
-        let Some(seen) = seen.by_publisher.get(&publisher) else { return 0 };
-        seen.ids.iter().position(|id| *id == 0).unwrap_or(seen.ids.len())
+        let ids = seen.by_publisher.get(&publisher).and_then(|seen| seen.ids.get(start..)).unwrap_or_default();
+        start + ids.iter().position(|id| *id == 0).unwrap_or(ids.len())
     }
 }
 

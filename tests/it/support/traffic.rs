@@ -37,6 +37,8 @@ pub struct Pace {
 #[derive(Default)]
 pub struct Traffic {
     pub tally: Tally,
+    /// Part of every destination, where a broker is shared.
+    pub name: String,
     barrier: Arc<Barrier>,
     publishers: JoinSet<()>,
     publishing_stops: CancellationToken,
@@ -44,10 +46,20 @@ pub struct Traffic {
     subscribers: JoinSet<()>,
 }
 
+/// Shows that subscriptions are established: a SEND of the same session waits for that.
 #[derive(Default)]
-struct Barrier {
+pub struct Barrier {
     asked: watch::Sender<u64>,
     passed: AtomicUsize,
+}
+
+impl Barrier {
+    /// Waits until so many sessions have passed.
+    pub async fn pass(&self, sessions: usize) {
+        self.passed.store(0, Ordering::SeqCst);
+        self.asked.send_modify(|number| *number += 1);
+        until("every subscription is there", PATIENCE, || self.passed.load(Ordering::SeqCst) >= sessions).await;
+    }
 }
 
 /// Waits until the condition holds.
@@ -63,6 +75,10 @@ pub async fn until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool)
 }
 
 impl Traffic {
+    pub fn named(name: &str) -> Traffic {
+        Traffic { name: name.to_owned(), ..Traffic::default() }
+    }
+
     /// Subscribes and waits for the RECEIPT. `headers` are further header lines of SUBSCRIBE, each ended by `\n`.
     pub async fn subscribe(
         &mut self,
@@ -72,12 +88,7 @@ impl Traffic {
         acks: Acks,
         promise: Promise,
     ) {
-        let ack = match acks {
-            Acks::Auto => "auto",
-            Acks::Client => "client",
-            Acks::Individual => "client-individual",
-        };
-        client.subscribe(&format!("id:s\ndestination:{destination}\nack:{ack}\n{headers}x:x")).await;
+        subscribe_as(&mut client, destination, headers, acks).await.expect("the subscription is made");
         let log = self.tally.subscriber(destination, promise);
         let (tally, barrier, stops) = (self.tally.clone(), self.barrier.clone(), self.stops.clone());
         self.subscribers.spawn(async move {
@@ -108,12 +119,9 @@ impl Traffic {
         });
     }
 
-    /// Waits until every subscription is established at the broker: a SEND of the same session waits for that.
+    /// Waits until every subscription is established at the broker.
     pub async fn barrier(&self) {
-        self.barrier.passed.store(0, Ordering::SeqCst);
-        self.barrier.asked.send_modify(|number| *number += 1);
-        let all = self.subscribers.len();
-        until("every subscription is there", PATIENCE, || self.barrier.passed.load(Ordering::SeqCst) >= all).await;
+        self.barrier.pass(self.subscribers.len()).await;
     }
 
     /// Waits until so many messages more have been confirmed.
@@ -125,12 +133,16 @@ impl Traffic {
     /// Lets the publishers collect their receipts and the subscribers what was promised; then ends all.
     pub async fn finish(mut self) -> Report {
         self.publishing_stops.cancel();
-        let end = async { while self.publishers.join_next().await.is_some() {} };
+        let end = async {
+            while let Some(ended) = self.publishers.join_next().await {
+                ended.expect("a publisher does not panic");
+            }
+        };
         if tokio::time::timeout(PATIENCE, end).await.is_err() {
             panic!("publishers still wait for receipts: {}", self.tally.report());
         }
-        let end = Instant::now() + PATIENCE;
-        while self.tally.report().lost > 0 && Instant::now() < end {
+        let (end, mark) = (Instant::now() + PATIENCE, self.tally.mark());
+        while self.tally.lost_before(&mark) > 0 && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let missing = self.tally.missing();
@@ -138,13 +150,28 @@ impl Traffic {
             eprintln!("{missing}");
         }
         self.stops.cancel();
-        while self.subscribers.join_next().await.is_some() {}
+        while let Some(ended) = self.subscribers.join_next().await {
+            ended.expect("a subscriber does not panic");
+        }
         self.tally.report()
     }
 }
 
+/// SUBSCRIBE with the id `s`, and its RECEIPT. `headers` are further header lines, each ended by `\n`.
+pub async fn subscribe_as(client: &mut Client, destination: &str, headers: &str, acks: Acks) -> Result<(), String> {
+    let ack = match acks {
+        Acks::Auto => "auto",
+        Acks::Client => "client",
+        Acks::Individual => "client-individual",
+    };
+    let head = format!("id:s\ndestination:{destination}\nack:{ack}\nreceipt:subscribed\n{headers}");
+    client.try_send(&format!("SUBSCRIBE\n{head}\n")).await?;
+    while expect(client.next().await, "RECEIPT")?.is_none() {}
+    Ok(())
+}
+
 /// Until `stops` and the last receipt; the error says what the relay said.
-async fn publish(
+pub async fn publish(
     client: &mut Client,
     numbers: &Publisher,
     destination: &str,
@@ -163,7 +190,8 @@ async fn publish(
             () = stops.cancelled(), if going => {}
             _ = ticks.tick(), if going && open < pace.window => {
                 let (number, body) = numbers.next(pace.body_bytes);
-                client.send(&format!("SEND\ndestination:{destination}\npersistent:true\nreceipt:{number}\n\n{body}")).await;
+                let headers = format!("destination:{destination}\npersistent:true\nreceipt:{number}");
+                client.try_send(&format!("SEND\n{headers}\n\n{body}")).await?;
                 open += 1;
             }
             received = client.next() => {
@@ -177,7 +205,8 @@ async fn publish(
     }
 }
 
-async fn consume(
+/// Until `stops`; the error says what the relay said.
+pub async fn consume(
     client: &mut Client,
     acks: Acks,
     log: &Subscriber,
@@ -190,7 +219,7 @@ async fn consume(
         let received = tokio::select! {
             () = stops.cancelled() => return Ok(()),
             _ = asked.changed() => {
-                client.send("SEND\ndestination:/topic/barrier\nreceipt:barrier\n\n").await;
+                client.try_send("SEND\ndestination:/topic/barrier\nreceipt:barrier\n\n").await?;
                 continue;
             }
             received = client.next() => received,
@@ -212,7 +241,7 @@ async fn consume(
         };
         if since_ack >= every {
             since_ack = 0;
-            client.send(&format!("ACK\nid:{}\n\n", frame.header("ack").ok_or("no ack header")?)).await;
+            client.try_send(&format!("ACK\nid:{}\n\n", frame.header("ack").ok_or("no ack header")?)).await?;
         }
     }
 }
