@@ -34,11 +34,17 @@ pub struct Ready {
     pub urls: Vec<String>,
 }
 
+/// The built program. Examples share this file and are not told where it is.
+const RELAY: &str = match option_env!("CARGO_BIN_EXE_stomp-relay") {
+    Some(path) => path,
+    None => "stomp-relay",
+};
+
 impl Process {
     /// With these arguments and, besides them, no environment.
     pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Process {
         let mut keeper = Command::new("sh")
-            .args(["-c", KEEPER, "sh", env!("CARGO_BIN_EXE_stomp-relay")])
+            .args(["-c", KEEPER, "sh", RELAY])
             .args(arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -112,13 +112,6 @@ impl Client {
         }
     }
 
-    /// The same as [`Client::send`] where it may fail.
-    pub async fn try_send(&mut self, frame: &str) -> Result<(), String> {
-        let mut bytes = frame.as_bytes().to_vec();
-        bytes.push(0);
-        self.socket.send(Message::Binary(bytes.into())).await.map_err(|error| error.to_string())
-    }
-
     /// From now on every message must be of the type that this setting means.
     pub fn expecting(mut self, frames: Frames) -> Client {
         self.frames = frames;
