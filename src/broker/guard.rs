@@ -13,10 +13,11 @@
 //! that passes: RabbitMQ splits bodies by the receiver's frame size, so it would be a broken broker, and lapin ends the link.
 
 use super::frame::{self, Head, HeadScan, Kind, methods};
-use super::repair::{Outcome, Shrinking, repair};
+use super::repair::{Outcome, repair};
 use super::repair_log::RepairLog;
-use super::wire::{Refusal, Returned, Wire};
-use std::collections::HashMap;
+use super::returns::{Collected, Returns};
+use super::shrink::Shrinking;
+use super::wire::{Refusal, Wire};
 use std::io;
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -71,12 +72,6 @@ enum Size {
     Shrunk,
 }
 
-/// A returned message whose frames are still coming.
-enum Returning {
-    Method(Option<frame::Return>),
-    Body { returned: Option<Returned>, left: u64 },
-}
-
 pub(super) struct Guard {
     /// The frame that is being gathered.
     held: Vec<u8>,
@@ -86,7 +81,7 @@ pub(super) struct Guard {
     /// Largest frame that lapin accepts.
     frame_bytes_max: usize,
     log: RepairLog,
-    returning: HashMap<u16, Returning>,
+    returns: Returns,
     state: State,
     wire: Arc<Wire>,
 }
@@ -100,7 +95,7 @@ impl Guard {
             spare_at: 0,
             frame_bytes_max: frame_bytes_max as usize,
             log: RepairLog::new(link),
-            returning: HashMap::new(),
+            returns: Returns::new(wire.clone()),
             state: State::Between,
             wire,
         }
@@ -247,7 +242,7 @@ impl Guard {
                     if *left == 0 {
                         let head = *head;
                         self.state = State::Between;
-                        self.count_body(&head);
+                        self.returns.count_body(&head);
                     }
                     (run, 0)
                 }
@@ -315,7 +310,7 @@ impl Guard {
     fn treatment(&mut self, head: &Head) -> Treatment {
         match head.kind {
             Kind::Method { class, method } => {
-                self.returning.remove(&head.channel);
+                self.returns.interrupt(head.channel);
                 match (class, method) {
                     _ if head.payload > METHOD_BYTES_MAX => Treatment::Pass,
                     methods::CONNECTION_START
@@ -329,22 +324,15 @@ impl Guard {
             }
             Kind::Header if head.frame_bytes() > self.frame_bytes_max => Treatment::Shrink,
             Kind::Header => Treatment::Judge,
-            Kind::Body => match self.returning.get(&head.channel) {
-                Some(Returning::Body { .. }) => Treatment::Drop,
-                _ => Treatment::Pass,
-            },
+            Kind::Body if self.returns.has_body(head.channel) => Treatment::Drop,
+            Kind::Body => Treatment::Pass,
             Kind::Heartbeat => Treatment::Pass,
         }
     }
 
     /// Reads a whole frame, repairs it if need be, and says how many bytes of it go to lapin.
     fn judge(&mut self, head: &Head, size: Size, frame: &mut [u8]) -> usize {
-        let returned = match head.kind {
-            Kind::Method { class, method } => (class, method) == methods::BASIC_RETURN,
-            _ => matches!(self.returning.get(&head.channel), Some(Returning::Method(_))),
-        };
-        if returned {
-            self.collect(head, frame);
+        if self.returns.collect(head, frame) == Collected::Taken {
             return 0;
         }
         let repaired = repair(head.kind, frame);
@@ -384,37 +372,6 @@ impl Guard {
             }
             methods::BASIC_DELIVER => self.log.delivering(head.channel, payload),
             _ => {}
-        }
-    }
-
-    fn collect(&mut self, head: &Head, frame: &[u8]) {
-        let payload = frame::payload(frame);
-        match head.kind {
-            Kind::Method { .. } => {
-                self.returning.insert(head.channel, Returning::Method(payload.and_then(frame::basic_return)));
-            }
-            Kind::Header => {
-                let Some(Returning::Method(cause)) = self.returning.remove(&head.channel) else { return };
-                let message_id = payload.and_then(frame::message_id);
-                let left = payload.and_then(frame::body_bytes).unwrap_or(0);
-                let returned = cause.map(|cause| Returned { message_id, cause });
-                self.continue_return(head.channel, returned, left);
-            }
-            Kind::Body | Kind::Heartbeat => {}
-        }
-    }
-
-    fn count_body(&mut self, head: &Head) {
-        if let Some(Returning::Body { returned, left }) = self.returning.remove(&head.channel) {
-            self.continue_return(head.channel, returned, left.saturating_sub(head.payload as u64));
-        }
-    }
-
-    fn continue_return(&mut self, channel: u16, returned: Option<Returned>, left: u64) {
-        if left > 0 {
-            self.returning.insert(channel, Returning::Body { returned, left });
-        } else if let Some(returned) = returned {
-            self.wire.record_return(channel, returned);
         }
     }
 }

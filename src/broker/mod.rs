@@ -13,7 +13,7 @@
 //! stream       TCP/TLS under lapin, read and written through guards; wire is what the inbound guard saw
 //! pace         pauses, nodes that are down, how many sessions come back at a time
 //! quarantine   which session kills its links; death is what a link died of
-//! guard        takes out and repairs what lapin cannot take: frame, table (the bytes), repair (what is done to them)
+//! guard        takes out and repairs what lapin cannot take: frame and table read it, repair, shrink and returns act
 //! ```
 //!
 //! Running sessions are not moved to another link when theirs is lost: they get `Failed { LinkLost }`, unless they hold
@@ -45,9 +45,11 @@ mod quarantine;
 mod release;
 mod repair;
 mod repair_log;
+mod returns;
 mod runtime;
 mod settle;
 mod shared_consumer;
+mod shrink;
 mod stream;
 mod subscribe;
 mod table;
