@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use stomp_relay::session::refusal::Refusal;
 
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "CHANGELOG.md",
     "README.md",
     "certs/README.md",
@@ -16,6 +16,7 @@ const PAGES: [&str; 10] = [
     "docs/defaults.md",
     "docs/errors.md",
     "docs/guarantees.md",
+    "docs/lapin.md",
     "docs/mapping.md",
 ];
 
