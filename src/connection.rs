@@ -64,6 +64,8 @@ struct Connection<'a> {
     config: &'a ConnectionConfig,
     /// What of the session's totals is in the metrics already.
     counted: Stats,
+    /// What of it is in the metrics' gauges.
+    gauged: Gauged,
     decoder: Decoder,
     label: ClientLabel,
     lease: Option<Channel>,
@@ -80,6 +82,14 @@ struct Connection<'a> {
     /// Reading or writing failed: it would fail again at once.
     socket_failed: bool,
     stall: Stall,
+}
+
+/// Numbers that go up and down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Gauged {
+    send_queue_bytes: i64,
+    subscriptions: i64,
+    unacked: i64,
 }
 
 /// In which of the gauges a session counts.
@@ -122,6 +132,7 @@ pub async fn run(
         label: ClientLabel(opened.peer.to_string()),
         asked: started,
         counted: Stats::default(),
+        gauged: Gauged::default(),
         lease: None,
         login: None,
         metrics,
@@ -138,6 +149,7 @@ pub async fn run(
     let peer = if connection.peer_gone { Peer::Gone } else { Peer::There };
     let reason = close_reason(close.code, peer);
     connection.show(Presence::Unknown);
+    connection.gauge(Gauged::default());
     metrics.session_closed(reason, started.elapsed().as_secs_f64());
     info!(
         session = id,
@@ -170,6 +182,7 @@ impl Connection<'_> {
                 return close;
             }
             let now = Instant::now();
+            self.gauge(self.gauges());
             if !self.socket_failed {
                 self.stall.observe(now, self.socket.queued_bytes(), self.socket.written_bytes());
             }
@@ -331,6 +344,9 @@ impl Connection<'_> {
             self.metrics.count(&stats, &self.counted);
             self.counted = stats;
         }
+        if let Some(time) = self.session.take_confirm_time() {
+            self.metrics.confirmed(time);
+        }
         while let Some(output) = self.session.poll_output() {
             match output {
                 Output::Close(close) => return Some(close),
@@ -374,6 +390,24 @@ impl Connection<'_> {
         let mut bytes = BytesMut::new();
         encode(frame, &mut bytes);
         self.socket.queue(bytes.freeze());
+    }
+
+    fn gauges(&self) -> Gauged {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        Gauged {
+            send_queue_bytes: number(self.socket.queued_bytes()),
+            subscriptions: number(self.session.subscription_count()),
+            unacked: number(self.session.outstanding_count()),
+        }
+    }
+
+    fn gauge(&mut self, now: Gauged) {
+        let before = std::mem::replace(&mut self.gauged, now);
+        if now != before {
+            self.metrics.send_queue_bytes.inc_by(now.send_queue_bytes - before.send_queue_bytes);
+            self.metrics.subscriptions.inc_by(now.subscriptions - before.subscriptions);
+            self.metrics.unacked.inc_by(now.unacked - before.unacked);
+        }
     }
 
     /// Moves the session from one gauge to another.

@@ -4,6 +4,8 @@
 //! The parts hold this and count; nothing here asks anybody anything. Gauges of things that know their own number (links,
 //! connections) are read when somebody looks, by `admin`.
 
+use std::time::Duration;
+
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -51,6 +53,16 @@ pub struct CodeLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ActionLabel {
+    action: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SideLabel {
+    side: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ResultLabel {
     result: &'static str,
 }
@@ -68,6 +80,7 @@ pub struct Metrics {
     errors: Family<CodeLabel, Counter>,
     failovers: Counter,
     frames: Family<FrameLabels, Counter>,
+    heartbeat_timeouts: Family<SideLabel, Counter>,
     late_acks: Counter,
     messages: Family<DirectionLabel, Counter>,
     messages_confirmed: Counter,
@@ -79,11 +92,19 @@ pub struct Metrics {
     /// Sessions that are logged in.
     pub sessions: Gauge,
     sessions_closed: Family<ReasonLabel, Counter>,
+    /// Bytes that wait for clients' sockets.
+    pub send_queue_bytes: Gauge,
+    slow_consumers: Family<ActionLabel, Counter>,
+    /// Subscriptions of all sessions.
+    pub subscriptions: Gauge,
     timings: Timings,
+    /// Deliveries that clients have not settled.
+    pub unacked: Gauge,
 }
 
 #[derive(Clone, Debug)]
 struct Timings {
+    confirm: Histogram,
     login: Histogram,
     outage: Histogram,
     session: Histogram,
@@ -92,6 +113,7 @@ struct Timings {
 impl Default for Timings {
     fn default() -> Timings {
         Timings {
+            confirm: Histogram::new(LOGIN_SECONDS),
             login: Histogram::new(LOGIN_SECONDS),
             outage: Histogram::new(OUTAGE_SECONDS),
             session: Histogram::new(SESSION_SECONDS),
@@ -131,7 +153,13 @@ impl Metrics {
         registry.register("sessions", "Sessions that are logged in", self.sessions.clone());
         registry.register("sessions_suspended", "Sessions that wait for a broker", self.suspended.clone());
         registry.register("sessions_closed", "Ended sessions by reason", self.sessions_closed.clone());
-        let Timings { login, outage, session } = self.timings.clone();
+        registry.register("send_queue_bytes", "Bytes that wait for clients' sockets", self.send_queue_bytes.clone());
+        registry.register("slow_consumers", "Slow clients by what was done", self.slow_consumers.clone());
+        registry.register("heartbeat_timeouts", "Silent peers", self.heartbeat_timeouts.clone());
+        registry.register("subscriptions", "Subscriptions", self.subscriptions.clone());
+        registry.register("unacked_messages", "Deliveries that clients have not settled", self.unacked.clone());
+        let Timings { confirm, login, outage, session } = self.timings.clone();
+        registry.register_with_unit("publish_confirm_duration", "From SEND to confirm", Unit::Seconds, confirm);
         registry.register_with_unit("auth_duration", "Time of a login at RabbitMQ", Unit::Seconds, login);
         registry.register_with_unit("failover_duration", "Time without a lease", Unit::Seconds, outage);
         registry.register_with_unit("session_duration", "Age of ended sessions", Unit::Seconds, session);
@@ -169,7 +197,16 @@ impl Metrics {
         self.timings.outage.observe(seconds);
     }
 
+    pub fn confirmed(&self, time: Duration) {
+        self.timings.confirm.observe(time.as_secs_f64());
+    }
+
     pub fn session_closed(&self, reason: &'static str, seconds: f64) {
+        match reason {
+            "heartbeat" => self.heartbeat_timeouts.get_or_create(&SideLabel { side: "client" }).inc(),
+            "slow_consumer" => self.slow_consumers.get_or_create(&ActionLabel { action: "disconnect" }).inc(),
+            _ => 0,
+        };
         self.sessions_closed.get_or_create(&ReasonLabel { reason }).inc();
         self.timings.session.observe(seconds);
     }
@@ -186,7 +223,11 @@ impl Metrics {
         self.failovers.inc_by(now.suspensions - before.suspensions);
         self.late_acks.inc_by(now.late_acks - before.late_acks);
         self.messages_confirmed.inc_by(now.messages_confirmed - before.messages_confirmed);
-        self.messages_dropped.inc_by(now.messages_dropped - before.messages_dropped);
+        let dropped = now.messages_dropped - before.messages_dropped;
+        if dropped > 0 {
+            self.messages_dropped.inc_by(dropped);
+            self.slow_consumers.get_or_create(&ActionLabel { action: "drop_oldest" }).inc();
+        }
         self.messages_rejected.inc_by(now.messages_rejected - before.messages_rejected);
         self.messages_repeated.inc_by(now.messages_repeated - before.messages_repeated);
     }

@@ -32,7 +32,7 @@ mod transaction;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use amqp::ShortText;
 use blocked::Publishable;
@@ -85,6 +85,8 @@ pub struct Session {
     /// What waits for its turn: at most one SEND, or the actions of one COMMIT.
     actions: VecDeque<Action>,
     config: Arc<SessionConfig>,
+    /// How long the SEND waited that was confirmed last.
+    confirm_time: Option<Duration>,
     /// A session that was leaving when it lost its lease goes on leaving when it has another.
     departure: Option<Departure>,
     era: FlagEra,
@@ -119,6 +121,7 @@ impl Session {
         };
         Session {
             actions: VecDeque::new(),
+            confirm_time: None,
             departure: None,
             era: FlagEra::V4_3,
             id: seed.id,
@@ -225,6 +228,11 @@ impl Session {
 
     pub fn stats(&self) -> Stats {
         self.stats
+    }
+
+    /// How long the SEND took that the last input confirmed.
+    pub fn take_confirm_time(&mut self) -> Option<Duration> {
+        self.confirm_time.take()
     }
 
     pub fn subscription_count(&self) -> usize {
@@ -423,7 +431,7 @@ impl Session {
         }
     }
 
-    fn lose_client(&mut self, what: &str, silence: std::time::Duration) {
+    fn lose_client(&mut self, what: &str, silence: Duration) {
         let refusal = Refusal::fatal(
             "session.heartbeat_missed",
             "Heart-beat missed",

@@ -5,6 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Session;
 use super::amqp::{Properties, QueueDeclaration, ShortText};
@@ -49,6 +50,7 @@ impl Prepared {
 struct Unconfirmed {
     bytes: usize,
     send: Box<Prepared>,
+    since: Instant,
     token: PublishToken,
 }
 
@@ -204,7 +206,7 @@ impl Session {
         }
         let (bytes, message) = (send.bytes(), send.message.clone());
         self.publishing.unconfirmed_bytes += bytes;
-        self.publishing.unconfirmed.push_back(Unconfirmed { bytes, send, token });
+        self.publishing.unconfirmed.push_back(Unconfirmed { bytes, send, since: self.now, token });
         self.stats.messages_published += 1;
         self.command(BrokerCommand::Publish(Publish { message, token }));
     }
@@ -252,6 +254,7 @@ impl Session {
     pub(super) fn handle_confirmed(&mut self, token: PublishToken) {
         let Some(entry) = self.publishing.take(token) else { return };
         self.stats.messages_confirmed += 1;
+        self.confirm_time = Some(self.now.saturating_duration_since(entry.since));
         if let Some(receipt) = &entry.send.receipt {
             self.receipt(receipt);
         }

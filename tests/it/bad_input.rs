@@ -336,7 +336,7 @@ fn destinations() -> Vec<Case> {
     let receipted = "SEND\ndestination:/amq/queue/nonsense\nreceipt:r\n\n^";
     cases.push(case("unroutable", receipted, Error("Message returned", "publish.unroutable", 1008)));
     let carbon = "SEND\ndestination:/topic/a\nCC:amq.rabbitmq.reply-to.AAAA.AAAA\nBCC:amq.rabbitmq.reply-to\n\n^";
-    cases.push(case("carbon copy to direct reply-to", carbon, Fine));
+    cases.push(case("carbon copy to direct reply-to", carbon, Error("access_refused", "broker.access_refused", 1008)));
     let nack = "SUBSCRIBE\nid:1\ndestination:/queue/stream\nx-queue-type:stream\nauto-delete:false\nexclusive:false\n\
                 durable:true\nack:client-individual\nprefetch-count:5\n\n^\
                 SEND\ndestination:/queue/stream\nx-queue-type:stream\nreceipt:stored\n\nx^NACK\nid:{ack}\n\n^";
