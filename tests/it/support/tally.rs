@@ -248,7 +248,8 @@ impl Subscriber {
             ids[number] = id;
         } else if ids[number] == 0 {
             ids[number] = id;
-            seen.reordered += 1;
+            // What was on its way on a lost connection comes back after its successors, and says so.
+            seen.reordered += u64::from(message.header("redelivered") != Some("true"));
         } else if message.header("redelivered") == Some("true") || ids[number] == id {
             seen.flagged += 1;
         } else {
