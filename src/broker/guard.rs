@@ -116,9 +116,7 @@ impl Guard {
             }
             if let State::Gathering(_) = self.state {
                 if ready!(self.poll_gather(&mut read))? == 0 {
-                    // The stream ended within a frame: what was held is all there will be.
-                    self.state = State::Foreign;
-                    self.release_held();
+                    self.end_gathering();
                 }
                 continue;
             }
@@ -145,6 +143,15 @@ impl Guard {
         self.spare.clear();
         std::mem::swap(&mut self.spare, &mut self.held);
         self.spare_at = 0;
+    }
+
+    /// The stream ended within a frame: what was held is all there will be. What is left of a shrunk one is no frame.
+    fn end_gathering(&mut self) {
+        if matches!(self.state, State::Gathering(Gathering::Shrinking { .. })) {
+            self.held.clear();
+        }
+        self.state = State::Foreign;
+        self.release_held();
     }
 
     /// Reads on in the frame that is being gathered, not beyond its end.

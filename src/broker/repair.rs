@@ -63,16 +63,17 @@ fn repair_content_header(frame: &mut [u8]) -> Outcome {
         return Outcome::Untouched;
     }
     let mended = mend(payload);
-    frame[HEAD_BYTES..HEAD_BYTES + mended.len()].copy_from_slice(&mended);
-    Outcome::Repaired(close_frame(frame, mended.len()))
+    let end = HEAD_BYTES + mended.len();
+    frame[HEAD_BYTES..end].copy_from_slice(&mended);
+    frame[end] = frame::FRAME_END;
+    write_size(frame, mended.len());
+    Outcome::Repaired(end + END_BYTES)
 }
 
-/// Writes the size and the end of a frame whose payload has become so many bytes long; returns the frame's length.
-pub(super) fn close_frame(frame: &mut [u8], payload: usize) -> usize {
-    // Fits: it is not longer than it was, and its size stood in four bytes.
+/// Writes the size of a frame whose payload is not longer than it was.
+pub(super) fn write_size(frame: &mut [u8], payload: usize) {
+    // Fits: the size before stood in four bytes.
     frame[3..HEAD_BYTES].copy_from_slice(&u32::try_from(payload).unwrap_or(u32::MAX).to_be_bytes());
-    frame[HEAD_BYTES + payload] = frame::FRAME_END;
-    HEAD_BYTES + payload + END_BYTES
 }
 
 /// Whether amq-protocol reads this content header.
