@@ -77,6 +77,7 @@ impl Session {
                 self.state = State::Open { version };
                 self.era = FlagEra::of(&info.version);
                 self.departure = leaving;
+                self.start_proving();
                 self.resume_subscriptions();
             }
             Err(LoginFailure::Unavailable { .. }) => {

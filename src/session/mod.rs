@@ -21,6 +21,7 @@ mod liveness;
 mod login;
 mod message;
 mod properties;
+mod proving;
 mod publish;
 mod queue;
 pub mod refusal;
@@ -184,7 +185,7 @@ impl Session {
             State::Leaving { deadline, .. } => Some((*deadline).min(self.liveness.deadline())),
             State::Open { .. } | State::Suspended { .. } => {
                 let give_up_at = self.outage.map(|outage| outage.give_up_at);
-                let others = [give_up_at, self.blocked_deadline()].into_iter().flatten();
+                let others = [give_up_at, self.blocked_deadline(), self.retry_deadline()].into_iter().flatten();
                 Some(others.fold(self.liveness.deadline(), Instant::min))
             }
         }
@@ -417,6 +418,7 @@ impl Session {
             }
             _ => {}
         }
+        self.end_retry_wait();
         if !self.wants_frames() && !matches!(self.state, State::Leaving { .. }) {
             // The client may have spoken, but nobody listened.
             self.liveness.received(self.now);
