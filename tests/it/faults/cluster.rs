@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::task::block_in_place;
 
-use super::{alone, assert_unharmed, pace};
+use super::{alone, assert_unharmed, assert_unharmed_but_late, pace};
 use crate::support::rabbit::{Cluster, Rabbit};
 use crate::support::relay::Relay;
 use crate::support::tally::Promise;
@@ -60,7 +60,9 @@ async fn one_of_three_nodes_is_paused_and_another_killed() {
     block_in_place(|| cluster.nodes[0].kill());
     traffic.confirmed_more(1000).await;
     block_in_place(|| cluster.nodes[0].restart());
-    assert_unharmed("SIGSTOP of one of three nodes, SIGKILL of another", &traffic.finish().await);
+    // What a quorum queue had sent to a consumer on the silent node it gives to another one when it believes that node lost,
+    // which is after it has given newer ones to the consumer that the relay made elsewhere.
+    assert_unharmed_but_late("SIGSTOP of one of three nodes, SIGKILL of another", &traffic.finish().await);
 }
 
 /// Waits until no queue would lose its majority without this node: the next one may go.

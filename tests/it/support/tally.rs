@@ -56,6 +56,7 @@ struct Seen {
     by_publisher: HashMap<usize, SeenOfOne>,
     delivered: u64,
     flagged: u64,
+    late: u64,
     reordered: u64,
     unflagged: u64,
 }
@@ -74,6 +75,8 @@ pub struct Report {
     /// Repetitions that say so.
     pub duplicates_flagged: u64,
     pub duplicates_unflagged: u64,
+    /// First seen after later ones, and flagged as redelivered: the broker had given them to a consumer that was lost.
+    pub late: u64,
     /// Confirmed and not delivered although promised.
     pub lost: u64,
     /// By subscribers that were promised no more, during outages.
@@ -178,6 +181,7 @@ impl Tally {
             report.delivered += seen.delivered;
             report.duplicates_flagged += seen.flagged;
             report.duplicates_unflagged += seen.unflagged;
+            report.late += seen.late;
             report.reordered += seen.reordered;
         }
         report
@@ -249,7 +253,10 @@ impl Subscriber {
         } else if ids[number] == 0 {
             ids[number] = id;
             // What was on its way on a lost connection comes back after its successors, and says so.
-            seen.reordered += u64::from(message.header("redelivered") != Some("true"));
+            match message.header("redelivered") == Some("true") {
+                true => seen.late += 1,
+                false => seen.reordered += 1,
+            }
         } else if message.header("redelivered") == Some("true") || ids[number] == id {
             seen.flagged += 1;
         } else {
@@ -274,7 +281,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "sent {} confirmed {} delivered {} duplicates flagged {} unflagged {} lost {} missed {} reordered {} disconnected {}",
+            "sent {} confirmed {} delivered {} duplicates flagged {} unflagged {} lost {} missed {} late {} reordered {} disconnected {}",
             self.sent,
             self.confirmed,
             self.delivered,
@@ -282,6 +289,7 @@ impl fmt::Display for Report {
             self.duplicates_unflagged,
             self.lost,
             self.missed,
+            self.late,
             self.reordered,
             self.disconnected,
         )
