@@ -9,9 +9,9 @@ use super::convert::{header_bytes, short, to_lapin};
 use super::death::Loss;
 use super::fault::{Fault, refused};
 use super::idle::IdleTimer;
-use super::link::{Leased, Link, Role};
+use super::link::{Leased, Link, Role, Slot};
 use super::pool::Entry;
-use super::quarantine::{Company, Suspicion};
+use super::quarantine::Suspicion;
 use super::release::{PublishRemains, Remains};
 use super::watch::LinkWatch;
 use crate::session::amqp::ShortText;
@@ -37,7 +37,14 @@ const ACCESS_REFUSED: u16 = 403;
 const PRECONDITION_FAILED: u16 = 406;
 const NOT_ALLOWED: u16 = 530;
 
-pub(super) type Opening = BoxFuture<'static, Result<Leased, Failure>>;
+pub(super) type Making = BoxFuture<'static, Result<Leased, Failure>>;
+
+enum Opening {
+    /// A place on a link is being found.
+    Reserving(BoxFuture<'static, Result<Slot, Failure>>),
+    /// Its link may be blocked, which the session has to know: the watch is there already.
+    Making(Making),
+}
 
 /// What is needed of a publish after it was written.
 struct Meta {
@@ -126,9 +133,13 @@ impl PublishSide {
     }
 
     pub(super) fn remains(&mut self) -> PublishRemains {
+        let making = self.opening.take().and_then(|opening| match opening {
+            Opening::Reserving(_) => None,
+            Opening::Making(work) => Some(work),
+        });
         PublishRemains {
             channel: self.channel.take(),
-            opening: self.opening.take(),
+            opening: making,
             writing: self.writing.take().map(|writing| writing.work),
             confirms: self.unconfirmed.drain(..).map(|unconfirmed| unconfirmed.confirm).collect(),
         }
@@ -218,24 +229,34 @@ impl PublishSide {
             }
             return Ok(Progress::Some);
         }
-        if let Some(opening) = &mut self.opening {
-            let Poll::Ready(result) = opening.poll_unpin(cx) else { return Ok(Progress::None) };
-            self.opening = None;
-            let channel = result?;
-            self.watch = Some(LinkWatch::new(&channel.link));
-            self.channel = Some(channel);
-            // The watch has to be polled once, to be woken by it.
-            cx.waker().wake_by_ref();
-            return Ok(Progress::Some);
+        match &mut self.opening {
+            Some(Opening::Reserving(work)) => {
+                let Poll::Ready(result) = work.poll_unpin(cx) else { return Ok(Progress::None) };
+                self.opening = None;
+                let slot = result?;
+                self.watch = Some(LinkWatch::new(slot.link()));
+                // The watch has to be polled once, to be woken by it.
+                cx.waker().wake_by_ref();
+                self.opening = Some(Opening::Making(Box::pin(make(slot))));
+                Ok(Progress::Some)
+            }
+            Some(Opening::Making(work)) => {
+                let Poll::Ready(result) = work.poll_unpin(cx) else { return Ok(Progress::None) };
+                self.opening = None;
+                self.channel = Some(result?);
+                Ok(Progress::Some)
+            }
+            None => self.start_next(),
         }
-        self.start_next()
     }
 
     fn start_next(&mut self) -> Result<Progress, Failure> {
         let Some(next) = self.queue.front() else { return Ok(Progress::None) };
         let Some(channel) = &self.channel else {
             let company = self.suspicion.company(Instant::now());
-            self.opening = Some(Box::pin(open(self.entry.clone(), company)));
+            let reserve = self.entry.clone().reserve(Role::Publish, company);
+            let work = async move { reserve.await.map_err(reserve_failure) };
+            self.opening = Some(Opening::Reserving(Box::pin(work)));
             return Ok(Progress::Some);
         };
         if let Some(failure) = oversized(next, channel) {
@@ -358,10 +379,10 @@ fn oversized(publish: &Publish, channel: &Leased) -> Option<Failure> {
     (bytes > limit).then_some(Failure::Refused { reply_code: PRECONDITION_FAILED, reply_text })
 }
 
-async fn open(entry: Arc<Entry>, company: Company) -> Result<Leased, Failure> {
-    let limit = entry.config().operation_timeout;
-    let slot = entry.reserve(Role::Publish, company).await.map_err(reserve_failure)?;
+/// Opens a channel in confirm mode.
+async fn make(slot: Slot) -> Result<Leased, Failure> {
     let link = slot.link().clone();
+    let limit = link.config.operation_timeout;
     // RabbitMQ reads nothing from a connection that it blocks, so a channel would not be opened in time.
     let _ = link.watch().wait_for(|state| !state.blocked || state.lost.is_some()).await;
     let channel = link.open_channel(slot).await?;

@@ -9,7 +9,7 @@ use super::convert::short;
 use super::exclusive::LeaseId;
 use super::fault::{Fault, within};
 use super::link::{Leased, Link};
-use super::publish::Opening;
+use super::publish::Making;
 use crate::session::amqp::ShortText;
 use crate::session::event::Failure;
 use futures_util::future::BoxFuture;
@@ -76,7 +76,7 @@ pub(super) struct ConsumeRemains {
 #[derive(Default)]
 pub(super) struct PublishRemains {
     pub(super) channel: Option<Leased>,
-    pub(super) opening: Option<Opening>,
+    pub(super) opening: Option<Making>,
     pub(super) writing: Option<BoxFuture<'static, lapin::Result<PublisherConfirm>>>,
     /// Dropped after the channel was closed: lapin would collect a dropped confirm until then.
     pub(super) confirms: Vec<PublisherConfirm>,

@@ -124,6 +124,12 @@ async fn a_block_that_lasts_ends_only_those_that_publish() {
     assert_eq!(error.header("error-code"), Some("broker.blocked"));
     assert_eq!(error.header("receipt-id"), Some("stuck"));
     assert_eq!(publisher.closed().await.0, 1013);
+    // Nobody needed a channel to publish before.
+    let mut starter = relay.client().await;
+    starter.send("SEND\ndestination:/topic/y\nreceipt:first\n\n").await;
+    let error = starter.error("Broker blocked").await;
+    assert_eq!(error.header("receipt-id"), Some("first"));
+    assert_eq!(starter.closed().await.0, 1013);
     listener.quiet().await;
     clear(&rabbit).await;
     relay.client().await.send("SEND\ndestination:/topic/x\n\nafter").await;
