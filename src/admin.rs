@@ -2,7 +2,7 @@
 //! Plain HTTP for an internal network; it changes nothing.
 
 use std::convert::Infallible;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,7 +68,8 @@ impl View {
             &[("", usize::from(self.readiness.is_draining()))],
         )?;
         counter(&mut text, "connections_accepted", "Client connections accepted", self.clients.total())?;
-        let BrokerStatus { links, repaired_frames, shared_queues, shared_subscribers, .. } = self.broker.status();
+        let BrokerStatus { links, repaired_frames, shared_queues, shared_subscribers, connects, links_lost, blocked } =
+            self.broker.status();
         let of = |role: Role, blocked| links.iter().filter(|link| link.role == role && link.blocked == blocked).count();
         gauge(
             &mut text,
@@ -85,6 +86,16 @@ impl View {
         gauge(&mut text, "shared_queues", "Broker queues that serve shared subscriptions", &[("", shared_queues)])?;
         gauge(&mut text, "shared_subscribers", "Subscriptions served from them", &[("", shared_subscribers)])?;
         counter(&mut text, "amqp_frames_repaired", "Frames from RabbitMQ that had to be repaired", repaired_frames)?;
+        counter(&mut text, "amqp_connections_lost", "AMQP connections that ended unasked", links_lost)?;
+        let samples = [
+            ("result=\"ok\"", connects.ok),
+            ("result=\"refused\"", connects.refused),
+            ("result=\"unavailable\"", connects.unavailable),
+            ("result=\"virtual_host\"", connects.virtual_host),
+        ];
+        counters(&mut text, "amqp_connects", "AMQP connections that were tried", &samples)?;
+        let help = "Time in which RabbitMQ blocked publishing on some connection";
+        counters(&mut text, "amqp_blocked_seconds", help, &[("", blocked.as_secs_f64())])?;
         process(&mut text)?;
         encode_eof(&mut text)?;
         Ok(text)
@@ -93,15 +104,23 @@ impl View {
 
 fn gauge(text: &mut String, name: &str, help: &str, samples: &[(&str, usize)]) -> std::fmt::Result {
     writeln!(text, "# HELP stomp_relay_{name} {help}.\n# TYPE stomp_relay_{name} gauge")?;
+    values(text, name, samples)
+}
+
+fn counter(text: &mut String, name: &str, help: &str, value: u64) -> std::fmt::Result {
+    counters(text, name, help, &[("", value)])
+}
+
+fn counters(text: &mut String, name: &str, help: &str, samples: &[(&str, impl Display)]) -> std::fmt::Result {
+    writeln!(text, "# HELP stomp_relay_{name} {help}.\n# TYPE stomp_relay_{name} counter")?;
+    values(text, &format!("{name}_total"), samples)
+}
+
+fn values(text: &mut String, name: &str, samples: &[(&str, impl Display)]) -> std::fmt::Result {
     samples.iter().try_for_each(|(labels, value)| match labels.is_empty() {
         true => writeln!(text, "stomp_relay_{name} {value}"),
         false => writeln!(text, "stomp_relay_{name}{{{labels}}} {value}"),
     })
-}
-
-fn counter(text: &mut String, name: &str, help: &str, value: u64) -> std::fmt::Result {
-    writeln!(text, "# HELP stomp_relay_{name} {help}.\n# TYPE stomp_relay_{name} counter")?;
-    writeln!(text, "stomp_relay_{name}_total {value}")
 }
 
 /// Memory and file descriptors, where Linux tells them.

@@ -76,6 +76,8 @@ struct Connection<'a> {
     more: bool,
     /// The client sends nothing more; what it sent before is still handled.
     peer_gone: bool,
+    /// When the ping was queued that has no answer yet.
+    pinged: Option<Instant>,
     presence: Presence,
     session: Session,
     socket: WebSocket,
@@ -138,6 +140,7 @@ pub async fn run(
         metrics,
         more: false,
         peer_gone: false,
+        pinged: None,
         presence: Presence::Unknown,
         session,
         socket,
@@ -267,6 +270,12 @@ impl Connection<'_> {
     fn handle_incoming(&mut self, now: Instant, incoming: Incoming) -> Option<Close> {
         match incoming {
             Incoming::Activity => self.input(now, Input::Received),
+            Incoming::Pong => {
+                if let Some(pinged) = self.pinged.take() {
+                    self.metrics.ponged(now - pinged);
+                }
+                self.input(now, Input::Received)
+            }
             Incoming::Closed { .. } => {
                 self.peer_gone = true;
                 None
@@ -366,7 +375,10 @@ impl Connection<'_> {
                     let (broker, label) = (self.broker.clone(), self.label.clone());
                     self.login = Some(Box::pin(async move { broker.login(&virtual_host, &credentials, &label).await }));
                 }
-                Output::Ping => self.socket.queue_ping(),
+                Output::Ping => {
+                    self.pinged.get_or_insert(now);
+                    self.socket.queue_ping();
+                }
                 Output::Resume { attempt } => {
                     if self.presence != Presence::Suspended {
                         self.asked = now;

@@ -106,6 +106,7 @@ pub struct Metrics {
 struct Timings {
     confirm: Histogram,
     login: Histogram,
+    ping: Histogram,
     outage: Histogram,
     session: Histogram,
 }
@@ -115,6 +116,7 @@ impl Default for Timings {
         Timings {
             confirm: Histogram::new(LOGIN_SECONDS),
             login: Histogram::new(LOGIN_SECONDS),
+            ping: Histogram::new(LOGIN_SECONDS),
             outage: Histogram::new(OUTAGE_SECONDS),
             session: Histogram::new(SESSION_SECONDS),
         }
@@ -158,18 +160,16 @@ impl Metrics {
         registry.register("heartbeat_timeouts", "Silent peers", self.heartbeat_timeouts.clone());
         registry.register("subscriptions", "Subscriptions", self.subscriptions.clone());
         registry.register("unacked_messages", "Deliveries that clients have not settled", self.unacked.clone());
-        let Timings { confirm, login, outage, session } = self.timings.clone();
+        let Timings { confirm, login, ping, outage, session } = self.timings.clone();
         registry.register_with_unit("publish_confirm_duration", "From SEND to confirm", Unit::Seconds, confirm);
         registry.register_with_unit("auth_duration", "Time of a login at RabbitMQ", Unit::Seconds, login);
+        registry.register_with_unit("ws_ping_rtt", "From a ping to the client's pong", Unit::Seconds, ping);
         registry.register_with_unit("failover_duration", "Time without a lease", Unit::Seconds, outage);
         registry.register_with_unit("session_duration", "Age of ended sessions", Unit::Seconds, session);
     }
 
     pub fn frame(&self, command: &Command, dir: Direction) {
-        let command = match command {
-            Command::Unknown(_) => "unknown",
-            command => known_command(command),
-        };
+        let command = command.name().unwrap_or("unknown");
         self.frames.get_or_create(&FrameLabels { command, dir }).inc();
     }
 
@@ -199,6 +199,10 @@ impl Metrics {
 
     pub fn confirmed(&self, time: Duration) {
         self.timings.confirm.observe(time.as_secs_f64());
+    }
+
+    pub fn ponged(&self, time: Duration) {
+        self.timings.ping.observe(time.as_secs_f64());
     }
 
     pub fn session_closed(&self, reason: &'static str, seconds: f64) {
@@ -252,25 +256,4 @@ pub fn close_reason(code: CloseCode, peer: Peer) -> &'static str {
 pub enum Peer {
     Gone,
     There,
-}
-
-fn known_command(command: &Command) -> &'static str {
-    match command {
-        Command::Abort => "ABORT",
-        Command::Ack => "ACK",
-        Command::Begin => "BEGIN",
-        Command::Commit => "COMMIT",
-        Command::Connect => "CONNECT",
-        Command::Connected => "CONNECTED",
-        Command::Disconnect => "DISCONNECT",
-        Command::Error => "ERROR",
-        Command::Message => "MESSAGE",
-        Command::Nack => "NACK",
-        Command::Receipt => "RECEIPT",
-        Command::Send => "SEND",
-        Command::Stomp => "STOMP",
-        Command::Subscribe => "SUBSCRIBE",
-        Command::Unsubscribe => "UNSUBSCRIBE",
-        Command::Unknown(_) => "unknown",
-    }
 }

@@ -104,7 +104,7 @@ impl Hub {
 
     fn admit(&self, entry: &Arc<Entry>, subscribe: SharedSubscribe, inbox: Arc<Inbox>) -> Membership {
         let SharedSubscribe { binding, declaration, key, overflow } = subscribe;
-        let count = Counted::new(&entry.shared_counts().subscribers);
+        let count = Counted::new(&entry.counts().shared_subscribers);
         let mut registry = self.lock();
         let topic = Topic::of(&binding);
         if let Some(fanout) = registry.fanouts.get(&topic) {

@@ -250,7 +250,7 @@ impl HubChannel {
         };
         let number = self.next;
         self.next += 1;
-        let count = Counted::new(&self.entry.shared_counts().queues);
+        let count = Counted::new(&self.entry.counts().shared_queues);
         self.queues.insert(number, Queue { fanout: fanout.clone(), name: name.clone(), _count: count });
         if let Err(fault) = self.settle_all().await {
             self.lost(fault).await?;

@@ -5,6 +5,7 @@
 
 use super::config::{BROKER_CLOSED_CHANNELS_MAX, BrokerConfig, LINK_IDLE};
 use super::connect::Connected;
+use super::counts::{BlockedLink, Counts};
 use super::death::Loss;
 use super::exclusive::ExclusiveQueues;
 use super::fault::{Fault, within};
@@ -14,6 +15,7 @@ use super::wire::{Refusal, Wire};
 use crate::session::event::Failure;
 use futures_util::StreamExt;
 use lapin::Event;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -66,6 +68,7 @@ pub(super) struct Link {
     pub(super) exclusive: ExclusiveQueues,
     pub(super) wire: Arc<Wire>,
     pub(super) config: Arc<BrokerConfig>,
+    counts: Arc<Counts>,
     pub(super) seclusion: Seclusion,
     connection: lapin::Connection,
     switch: KillSwitch,
@@ -81,6 +84,7 @@ impl Link {
         vhost: String,
         login: String,
         config: Arc<BrokerConfig>,
+        counts: Arc<Counts>,
         seclusion: Seclusion,
     ) -> Arc<Link> {
         let Connected { connection, node, switch, wire } = connected;
@@ -93,6 +97,7 @@ impl Link {
             exclusive: ExclusiveQueues::default(),
             wire,
             config,
+            counts,
             seclusion,
             connection,
             switch,
@@ -236,8 +241,9 @@ impl Link {
     pub(super) async fn supervise(self: Arc<Link>) {
         info!(node = self.node, role = self.role.name(), login = self.login, vhost = self.vhost, "link up");
         let mut events = Box::pin(self.connection.events_listener());
+        let mut blocked = None;
         if self.connection.status().blocked() {
-            self.set_blocked(true);
+            self.set_blocked(&mut blocked, true);
         }
         loop {
             let end_of_idleness = self.end_of_idleness();
@@ -251,9 +257,9 @@ impl Link {
                 event = events.next() => match event {
                     Some(Event::ConnectionBlocked(reason)) => {
                         warn!(node = self.node, login = self.login, vhost = self.vhost, reason, "publishing is blocked");
-                        self.set_blocked(true);
+                        self.set_blocked(&mut blocked, true);
                     }
-                    Some(Event::ConnectionUnblocked) => self.set_blocked(false),
+                    Some(Event::ConnectionUnblocked) => self.set_blocked(&mut blocked, false),
                     // Channel errors are reported here too.
                     Some(Event::Error(error)) if !self.connection.status().connected() => {
                         return self.lost(Loss::of(&error));
@@ -316,11 +322,17 @@ impl Link {
                 reason = loss.reason,
                 "link lost"
             );
+            self.counts.links_lost.fetch_add(1, Ordering::Relaxed);
         }
         self.lose(loss);
     }
 
-    fn set_blocked(&self, blocked: bool) {
+    /// `time` is what counts the blocked time, until it is dropped.
+    fn set_blocked(&self, time: &mut Option<BlockedLink>, blocked: bool) {
+        match blocked {
+            true => drop(time.get_or_insert_with(|| self.counts.blocked.begin())),
+            false => *time = None,
+        }
         self.state.send_if_modified(|state| std::mem::replace(&mut state.blocked, blocked) != blocked);
     }
 

@@ -24,6 +24,7 @@ mod config;
 mod connect;
 mod consume;
 mod convert;
+mod counts;
 mod death;
 mod exclusive;
 mod fanout;
@@ -60,5 +61,6 @@ mod workbench;
 
 pub use channel::Channel;
 pub use config::{BrokerConfig, ConfigError, Encryption, Node};
+pub use counts::ConnectCounts;
 pub use link::Role;
 pub use pool::{Broker, BrokerStatus, ClientLabel, LinkStatus};

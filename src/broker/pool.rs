@@ -6,6 +6,7 @@
 use super::channel::Channel;
 use super::config::{BrokerConfig, ConfigError, Encryption};
 use super::connect::{self, Connected, Target};
+use super::counts::{ConnectCounts, Counts};
 use super::exclusive::LeaseId;
 use super::hub::Hub;
 use super::link::{Link, Role, Slot};
@@ -18,8 +19,9 @@ use aws_lc_rs::hmac;
 use rustls::ClientConfig;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 use tokio::sync::{Mutex as TaskMutex, Semaphore};
 use tokio::time::Instant;
 use tracing::debug;
@@ -47,12 +49,12 @@ pub struct BrokerStatus {
     pub shared_queues: usize,
     /// Subscriptions that are served from them.
     pub shared_subscribers: usize,
-}
-
-#[derive(Default)]
-pub(super) struct SharedCounts {
-    pub(super) queues: Arc<AtomicUsize>,
-    pub(super) subscribers: Arc<AtomicUsize>,
+    /// Connections that were tried since the start.
+    pub connects: ConnectCounts,
+    /// Links that ended against the relay's will, since the start.
+    pub links_lost: u64,
+    /// How long RabbitMQ has blocked publishing on at least one link, since the start.
+    pub blocked: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,8 +86,7 @@ pub(super) struct Pool {
     pub(super) quarantine: Quarantine,
     resuming: Arc<Semaphore>,
     next_lease: AtomicU64,
-    repaired_frames: Arc<AtomicU64>,
-    shared: SharedCounts,
+    counts: Arc<Counts>,
     stopped: AtomicBool,
 }
 
@@ -137,8 +138,7 @@ impl Broker {
             quarantine: Quarantine::default(),
             resuming: Arc::new(Semaphore::new(RESUMING_MAX)),
             next_lease: AtomicU64::new(1),
-            repaired_frames: Arc::default(),
-            shared: SharedCounts::default(),
+            counts: Arc::default(),
             stopped: AtomicBool::new(false),
         })))
     }
@@ -187,7 +187,7 @@ impl Broker {
 
     /// All links that are up.
     pub fn status(&self) -> BrokerStatus {
-        let links = self.0.live_links();
+        let (links, counts) = (self.0.live_links(), &self.0.counts);
         let status = |link: &Arc<Link>| LinkStatus {
             role: link.role,
             vhost: link.vhost.clone(),
@@ -198,9 +198,12 @@ impl Broker {
         };
         BrokerStatus {
             links: links.iter().map(status).collect(),
-            repaired_frames: self.0.repaired_frames.load(Ordering::Relaxed),
-            shared_queues: self.0.shared.queues.load(Ordering::Relaxed),
-            shared_subscribers: self.0.shared.subscribers.load(Ordering::Relaxed),
+            repaired_frames: counts.repaired_frames.load(Ordering::Relaxed),
+            shared_queues: counts.shared_queues.load(Ordering::Relaxed),
+            shared_subscribers: counts.shared_subscribers.load(Ordering::Relaxed),
+            connects: counts.connects.read(),
+            links_lost: counts.links_lost.load(Ordering::Relaxed),
+            blocked: counts.blocked.total(),
         }
     }
 
@@ -327,8 +330,8 @@ impl Entry {
         &self.hub
     }
 
-    pub(super) fn shared_counts(&self) -> &SharedCounts {
-        &self.pool.shared
+    pub(super) fn counts(&self) -> &Counts {
+        &self.pool.counts
     }
 
     fn role(&self, role: Role) -> &RoleLinks {
@@ -427,7 +430,8 @@ impl Entry {
     async fn connect(self: &Arc<Self>, role: Role, seclusion: Seclusion) -> Result<Arc<Link>, LoginFailure> {
         let connected = self.dial(role.name()).await?;
         let login = self.credentials.login.clone();
-        let link = Link::new(connected, role, self.vhost.clone(), login, self.config().clone(), seclusion);
+        let (config, counts) = (self.config().clone(), self.pool.counts.clone());
+        let link = Link::new(connected, role, self.vhost.clone(), login, config, counts, seclusion);
         lock(&self.role(role).links).push(link.clone());
         lock(&self.pool.links).push(Arc::downgrade(&link));
         let (followed, entry, pool) = (link.clone(), Arc::downgrade(self), Arc::downgrade(&self.pool));
@@ -465,9 +469,11 @@ impl Entry {
             vhost: &self.vhost,
             credentials: &self.credentials,
             name: format!("stomp-relay {purpose} {}@{}", self.credentials.login, self.vhost),
-            repaired_frames: &self.pool.repaired_frames,
+            repaired_frames: &self.pool.counts.repaired_frames,
         };
         let down = |node: usize, reason: &str| self.pool.node_failed(node, reason);
-        connect::connect(&target, &self.pool.nodes, down).await
+        let result = connect::connect(&target, &self.pool.nodes, down).await;
+        self.counts().connects.note(&result);
+        result
     }
 }

@@ -7,12 +7,14 @@ use bytes::Bytes;
 /// Something the peer did.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Incoming {
-    /// A ping, which is answered by itself, or a pong: the peer lives.
+    /// A ping, which is answered by itself: the peer lives.
     Activity,
     /// The peer closed: its code, or None if it gave none or just went away. Nothing comes after it.
     Closed { code: Option<u16> },
     /// One message, text or binary, complete. Mostly a slice of a read buffer that is larger: copy what is kept long.
     Data(Bytes),
+    /// A pong: the peer lives, and most likely answers the last ping.
+    Pong,
 }
 
 /// Without contents: a message may hold a passcode.
@@ -22,6 +24,7 @@ impl fmt::Debug for Incoming {
             Incoming::Activity => f.write_str("Activity"),
             Incoming::Closed { code } => f.debug_struct("Closed").field("code", code).finish(),
             Incoming::Data(bytes) => write!(f, "Data({} bytes)", bytes.len()),
+            Incoming::Pong => f.write_str("Pong"),
         }
     }
 }

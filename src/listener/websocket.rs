@@ -318,7 +318,8 @@ impl WebSocket {
                 let _ = self.protocol.flush(&mut ControlSink(&mut self.outgoing));
                 Ok(Incoming::Closed { code: frame.map(|frame| frame.code.into()) })
             }
-            Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {
+            Ok(Message::Pong(_)) => Ok(Incoming::Pong),
+            Ok(Message::Ping(_) | Message::Frame(_)) => {
                 // Queues the pong that a ping asks for; into memory, so it cannot fail.
                 let _ = self.protocol.flush(&mut ControlSink(&mut self.outgoing));
                 Ok(Incoming::Activity)

@@ -50,6 +50,14 @@ impl Command {
 
     pub fn as_str(&self) -> &str {
         match self {
+            Command::Unknown(text) => text,
+            known => known.name().unwrap_or_default(),
+        }
+    }
+
+    /// The name of a command that STOMP has; None for others.
+    pub fn name(&self) -> Option<&'static str> {
+        let name = match self {
             Command::Abort => "ABORT",
             Command::Ack => "ACK",
             Command::Begin => "BEGIN",
@@ -65,8 +73,9 @@ impl Command {
             Command::Stomp => "STOMP",
             Command::Subscribe => "SUBSCRIBE",
             Command::Unsubscribe => "UNSUBSCRIBE",
-            Command::Unknown(text) => text,
-        }
+            Command::Unknown(_) => return None,
+        };
+        Some(name)
     }
 }
 

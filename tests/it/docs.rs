@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use stomp_relay::session::refusal::Refusal;
 
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 12] = [
     "CHANGELOG.md",
     "README.md",
     "certs/README.md",
@@ -18,6 +18,7 @@ const PAGES: [&str; 11] = [
     "docs/guarantees.md",
     "docs/lapin.md",
     "docs/mapping.md",
+    "docs/metrics.md",
 ];
 
 fn path(name: &str) -> PathBuf {
@@ -204,4 +205,28 @@ fn headings(text: &str) -> BTreeSet<String> {
     let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
     let anchor = |heading: &str| heading.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-");
     headings.map(anchor).collect()
+}
+
+#[test]
+fn every_metric_of_the_sources_is_documented_and_no_other() {
+    let sources = read("src/metrics.rs") + &read("src/admin.rs");
+    let mut registered = BTreeSet::new();
+    for (call, ending) in
+        [(".register(", ""), (".register_with_unit(", "_seconds"), ("gauge(", ""), ("counter(", ""), ("counters(", "")]
+    {
+        for arguments in sources.split(call).skip(1) {
+            // `"name", …` or `&mut text, "name", …`; the definitions of these functions have no text.
+            let mut words = arguments.trim_start().trim_start_matches("&mut text,").trim_start().split('"');
+            if let (Some(""), Some(name)) = (words.next(), words.next()) {
+                registered.insert(format!("{name}{ending}"));
+            }
+        }
+    }
+    let page = read("docs/metrics.md");
+    let rows = page.lines().filter(|line| line.starts_with("| `") && !line.starts_with("| `/"));
+    let names = rows.flat_map(|row| row.split('|').nth(1).unwrap_or_default().split(','));
+    let names = names.map(|name| name.trim().trim_matches('`'));
+    let documented = names.map(|name| name.strip_suffix("_total").unwrap_or(name).to_owned()).collect();
+    assert!(registered.len() > 30, "not all found: {registered:?}");
+    assert_eq!(registered, documented);
 }

@@ -101,7 +101,7 @@ pub async fn echo(mut websocket: WebSocket) {
         match within("echo", websocket.drive(Read::Yes, Write::Yes)).await.unwrap() {
             Event::Incoming(Incoming::Data(bytes)) => websocket.queue(bytes),
             Event::Incoming(Incoming::Closed { .. }) => break,
-            Event::Incoming(Incoming::Activity) | Event::Flushed => {}
+            Event::Incoming(Incoming::Activity | Incoming::Pong) | Event::Flushed => {}
         }
     }
     websocket.close(1000, "", Duration::from_secs(5)).await;

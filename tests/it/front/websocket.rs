@@ -159,7 +159,7 @@ async fn pings_are_answered_and_sent() {
         assert_eq!(receive(&mut websocket).await, Ok(Incoming::Activity));
         websocket.queue_ping();
         websocket.queue_ping();
-        assert_eq!(receive(&mut websocket).await, Ok(Incoming::Activity));
+        assert_eq!(receive(&mut websocket).await, Ok(Incoming::Pong));
         websocket
     });
     assert_eq!(client.frame().await, Frame { opcode: PONG, payload: b"are you there".to_vec() });
