@@ -24,7 +24,8 @@ use crate::listener::{DriveError, Event, Incoming, Opened, Read, ReceiveError, W
 use crate::metrics::{Direction, Metrics, Peer, close_reason};
 use crate::session::config::SessionConfig;
 use crate::session::event::{BrokerEvent, BrokerInfo, LoginFailure};
-use crate::session::io::{Input, Output};
+use crate::session::identity::Identity;
+use crate::session::io::{Input, LoggedIn, Output};
 use crate::session::refusal::{Close, CloseCode};
 use crate::session::{Session, SessionSeed, Stats};
 use crate::stomp::{Command, Decoder, Escapes, Frame, Item, Limits, encode};
@@ -66,6 +67,8 @@ struct Connection<'a> {
     counted: Stats,
     /// What of it is in the metrics' gauges.
     gauged: Gauged,
+    /// Of the login that is being checked.
+    identity: Identity,
     decoder: Decoder,
     label: ClientLabel,
     lease: Option<Channel>,
@@ -135,6 +138,7 @@ pub async fn run(
         asked: started,
         counted: Stats::default(),
         gauged: Gauged::default(),
+        identity: Identity::default(),
         lease: None,
         login: None,
         metrics,
@@ -259,7 +263,14 @@ impl Connection<'_> {
                     self.lease = Some(lease);
                     info
                 });
-                self.input(now, if resumed { Input::Resumed(result) } else { Input::Login(result) })
+                let identity = std::mem::take(&mut self.identity);
+                self.input(
+                    now,
+                    match resumed {
+                        true => Input::Resumed(result),
+                        false => Input::Login(result.map(|broker| LoggedIn { broker, identity })),
+                    },
+                )
             }
             Turn::Socket(Ok(Event::Flushed)) => self.input(now, Input::Flushed),
             Turn::Socket(Ok(Event::Incoming(incoming))) => self.handle_incoming(now, incoming),
@@ -372,6 +383,7 @@ impl Connection<'_> {
                 }
                 Output::Login { credentials, virtual_host } => {
                     self.asked = now;
+                    self.identity = Identity::of_login(&credentials.login);
                     let (broker, label) = (self.broker.clone(), self.label.clone());
                     self.login = Some(Box::pin(async move { broker.login(&virtual_host, &credentials, &label).await }));
                 }

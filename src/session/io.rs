@@ -2,6 +2,7 @@
 
 use super::command::{BrokerCommand, Credentials};
 use super::event::{BrokerEvent, BrokerInfo, LoginFailure};
+use super::identity::Identity;
 use super::refusal::{Close, CloseCode};
 use crate::stomp::{DecodeError, Frame};
 
@@ -13,7 +14,7 @@ pub enum Input {
     /// All frames put out so far have been written to the socket.
     Flushed,
     Frame(Frame),
-    Login(Result<BrokerInfo, LoginFailure>),
+    Login(Result<LoggedIn, LoginFailure>),
     /// The bytes are no STOMP frame; nothing after them can be read.
     Malformed(DecodeError),
     /// Something came from the client: bytes, a ping or a pong.
@@ -31,6 +32,13 @@ pub enum Input {
     },
     /// The socket has taken no byte within the write timeout although some wait.
     WriteStalled,
+}
+
+/// A login that succeeded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoggedIn {
+    pub broker: BrokerInfo,
+    pub identity: Identity,
 }
 
 #[derive(Debug, PartialEq)]

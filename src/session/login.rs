@@ -6,7 +6,7 @@ use super::Session;
 use super::command::Credentials;
 use super::config::{Compatibility, HostHeader};
 use super::event::{BrokerInfo, LoginFailure};
-use super::io::Output;
+use super::io::{LoggedIn, Output};
 use super::queue::FlagEra;
 use super::refusal::{CloseCode, Refusal};
 use super::state::State;
@@ -96,23 +96,23 @@ impl Session {
         }
     }
 
-    pub(super) fn handle_login(&mut self, now: Instant, result: Result<BrokerInfo, LoginFailure>) {
+    pub(super) fn handle_login(&mut self, now: Instant, result: Result<LoggedIn, LoginFailure>) {
         let state = std::mem::replace(&mut self.state, State::Ended);
         let State::LoggingIn { deadline, failures, heartbeats, login, version, virtual_host } = state else {
             self.state = state;
             return;
         };
         match result {
-            Ok(info) => {
+            Ok(LoggedIn { broker, identity }) => {
                 self.state = State::Open { version };
-                self.login = login;
+                self.identity = identity;
                 self.version = Some(version);
                 self.virtual_host_name = virtual_host;
-                self.era = FlagEra::of(&info.version);
+                self.era = FlagEra::of(&broker.version);
                 self.liveness.received(now);
                 self.liveness.start_heartbeats(heartbeats);
                 self.outputs.push_back(Output::LoggedIn);
-                self.send_connected(version, &heartbeats.reply(), &info);
+                self.send_connected(version, &heartbeats.reply(), &broker);
             }
             Err(failure) => {
                 let refusal = login_refusal(&failure, &login, &virtual_host);

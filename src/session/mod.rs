@@ -14,6 +14,7 @@ pub mod config;
 pub mod destination;
 pub mod event;
 mod failover;
+pub mod identity;
 pub mod io;
 mod leaving;
 mod ledger;
@@ -42,6 +43,7 @@ use config::{Compatibility, SessionConfig};
 use destination::Destination;
 use event::{BrokerEvent, Concern, Failure};
 use failover::Outage;
+use identity::Identity;
 use io::{Input, Output};
 use ledger::{CumulativeScope, Ledger};
 use liveness::{Due, Liveness};
@@ -92,9 +94,10 @@ pub struct Session {
     departure: Option<Departure>,
     era: FlagEra,
     id: String,
+    /// Empty before CONNECTED.
+    identity: Identity,
     ledger: Ledger,
     liveness: Liveness,
-    login: String,
     /// From the loss of a lease until everything is as it was.
     outage: Option<Outage>,
     outputs: VecDeque<Output>,
@@ -126,9 +129,9 @@ impl Session {
             departure: None,
             era: FlagEra::V4_3,
             id: seed.id,
+            identity: Identity::default(),
             ledger: Ledger::new(scope),
             liveness: Liveness::new(now, config.ping_interval, config.pong_timeout, config.heartbeat_tolerance),
-            login: String::new(),
             now,
             outage: None,
             outputs: VecDeque::new(),
@@ -214,7 +217,7 @@ impl Session {
 
     /// Empty before CONNECTED.
     pub fn login(&self) -> &str {
-        &self.login
+        &self.identity.user
     }
 
     /// Empty before CONNECTED.

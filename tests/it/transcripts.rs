@@ -23,7 +23,8 @@ use stomp_relay::session::command::{
 };
 use stomp_relay::session::config::{Compatibility, Replay, SessionConfig};
 use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Concern, Delivery, Failure, LoginFailure, Message};
-use stomp_relay::session::io::{Input, Output};
+use stomp_relay::session::identity::Identity;
+use stomp_relay::session::io::{Input, LoggedIn, Output};
 use stomp_relay::session::{Session, SessionSeed};
 use stomp_relay::stomp::{Decoder, Escapes, Frame, Item, Limits};
 
@@ -189,7 +190,10 @@ fn broker_input(text: &str) -> Input {
     Input::Broker(match words[0] {
         "login" => {
             return Input::Login(match words[1] {
-                "ok" => Ok(BrokerInfo { version: words[2].to_owned() }),
+                "ok" => Ok(LoggedIn {
+                    broker: BrokerInfo { version: words[2].to_owned() },
+                    identity: Identity::of_login("guest"),
+                }),
                 "refused" => Err(LoginFailure::AccessRefused),
                 "vhost" => Err(LoginFailure::VirtualHost { reply_text: rest(2) }),
                 _ => Err(LoginFailure::Unavailable { reason: rest(2) }),

@@ -13,7 +13,8 @@ use stomp_relay::session::command::{
 };
 use stomp_relay::session::config::{Compatibility, SessionConfig};
 use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Concern, Delivery, Failure, LoginFailure, Message};
-use stomp_relay::session::io::{Input, Output};
+use stomp_relay::session::identity::Identity;
+use stomp_relay::session::io::{Input, LoggedIn, Output};
 use stomp_relay::session::refusal::CloseCode;
 use stomp_relay::session::{Session, SessionSeed, Stats};
 use stomp_relay::stomp::{Command, DecodeError, Frame, Version};
@@ -444,7 +445,10 @@ impl Stage {
             0 => Err(LoginFailure::AccessRefused),
             1 => Err(LoginFailure::Unavailable { reason: "no node".to_owned() }),
             2 => Err(LoginFailure::VirtualHost { reply_text: "NOT_ALLOWED".to_owned() }),
-            _ => Ok(BrokerInfo { version: ["3.10.8", "4.0.5", "4.3.0", ""][usize::from(choice % 4)].to_owned() }),
+            _ => Ok(LoggedIn {
+                broker: BrokerInfo { version: ["3.10.8", "4.0.5", "4.3.0", ""][usize::from(choice % 4)].to_owned() },
+                identity: Identity::of_login("guest"),
+            }),
         };
         self.input(Input::Login(answer));
     }
