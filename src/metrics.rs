@@ -48,6 +48,11 @@ pub struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CommandLabel {
+    command: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CodeLabel {
     code: String,
 }
@@ -76,6 +81,7 @@ struct BuildLabels {
 #[derive(Debug, Default)]
 pub struct Metrics {
     auth_attempts: Family<ResultLabel, Counter>,
+    authz_denied: Family<CommandLabel, Counter>,
     connections_rejected: Family<ReasonLabel, Counter>,
     errors: Family<CodeLabel, Counter>,
     failovers: Counter,
@@ -130,6 +136,7 @@ impl Metrics {
         build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
         registry.register("build", "What runs here", build);
         registry.register("auth_attempts", "Logins by result", self.auth_attempts.clone());
+        registry.register("authz_denied", "Frames that a rule denied, by command", self.authz_denied.clone());
         registry.register("connections_rejected", "Connections refused by reason", self.connections_rejected.clone());
         registry.register("stomp_errors", "ERROR frames by error-code", self.errors.clone());
         registry.register("failovers", "Times a session lost its lease on the broker", self.failovers.clone());
@@ -224,6 +231,14 @@ impl Metrics {
         };
         message(Direction::r#in, now.messages_published - before.messages_published);
         message(Direction::out, now.messages_delivered - before.messages_delivered);
+        let denied = |command, count| {
+            if count > 0 {
+                self.authz_denied.get_or_create(&CommandLabel { command }).inc_by(count);
+            }
+        };
+        denied("SEND", now.sends_denied - before.sends_denied);
+        denied("SUBSCRIBE", now.subscribes_denied - before.subscribes_denied);
+        denied("UNSUBSCRIBE", now.unsubscribes_denied - before.unsubscribes_denied);
         self.failovers.inc_by(now.suspensions - before.suspensions);
         self.late_acks.inc_by(now.late_acks - before.late_acks);
         self.messages_confirmed.inc_by(now.messages_confirmed - before.messages_confirmed);

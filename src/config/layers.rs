@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::Overrides;
 use super::problem::{Place, Problem};
-use super::reader::{Section, Values, path_of};
+use super::reader::{Form, Section, Values, path_of, table_path};
 use super::suggest::nearest;
 use super::value::{Data, Lines, Value, from_toml};
 
@@ -64,17 +64,19 @@ impl<'a> Layers<'a> {
     ) {
         let name = key.get_ref().as_ref();
         let at = lines.place(&key.span());
-        let is_section = self.sections.iter().any(|section| !section.name.is_empty() && section.name == name);
-        match value.get_ref() {
-            DeValue::Table(keys) if is_section => {
+        let section = self.sections.iter().find(|section| !section.name.is_empty() && section.name == name);
+        match (value.get_ref(), section.map(|section| section.form)) {
+            (DeValue::Table(keys), Some(Form::Single)) => {
                 for (key, value) in keys {
-                    self.add_key(name, key.get_ref(), lines.place(&key.span()), value, lines);
+                    self.add_key((name, name), key.get_ref(), lines.place(&key.span()), value, lines);
                 }
             }
-            _ if is_section => {
+            (DeValue::Array(tables), Some(Form::Repeated)) => self.add_tables(name, tables, lines),
+            (_, Some(Form::Repeated)) => self.problem(at, repeated(name)),
+            (_, Some(Form::Single)) => {
                 self.problem(at, format!("\"{name}\" is a section; write its keys below [{name}]"));
             }
-            DeValue::Table(_) if !self.known("", name) => {
+            (DeValue::Table(_), None) if !self.known("", name) => {
                 if self.on_broken_line(&at) {
                     return;
                 }
@@ -82,17 +84,40 @@ impl<'a> Layers<'a> {
                 let hint = did_you_mean(nearest(name, sections));
                 self.problem(at, format!("unknown section \"{name}\"{hint}"));
             }
-            _ => self.add_key("", name, at, value, lines),
+            (_, None) => self.add_key(("", ""), name, at, value, lines),
         }
     }
 
-    fn add_key(&mut self, section: &str, name: &str, at: Place, value: &Spanned<DeValue<'_>>, lines: &Lines<'_>) {
+    fn add_tables(&mut self, section: &str, tables: &[Spanned<DeValue<'_>>], lines: &Lines<'_>) {
+        for (index, table) in tables.iter().enumerate() {
+            let (place, path) = (lines.place(&table.span()), table_path(section, index));
+            match table.get_ref() {
+                DeValue::Table(keys) => {
+                    for (key, value) in keys {
+                        self.add_key((section, &path), key.get_ref(), lines.place(&key.span()), value, lines);
+                    }
+                }
+                _ => self.problem(place.clone(), repeated(section)),
+            }
+            self.values.insert(path, Value { data: Data::Table(BTreeMap::new()), place });
+        }
+    }
+
+    /// `parent` is the path of the section, or of one of its tables.
+    fn add_key(
+        &mut self,
+        (section, parent): (&str, &str),
+        name: &str,
+        at: Place,
+        value: &Spanned<DeValue<'_>>,
+        lines: &Lines<'_>,
+    ) {
         let path = path_of(section, name);
         if self.on_broken_line(&at) {
             return;
         }
         if self.known(section, name) {
-            self.values.insert(path, from_toml(value, &|span| lines.place(span)));
+            self.values.insert(path_of(parent, name), from_toml(value, &|span| lines.place(span)));
         } else {
             let hint = did_you_mean(self.similar(section, name).as_deref());
             self.problem(at, format!("unknown key \"{path}\"{hint}"));
@@ -150,7 +175,8 @@ impl<'a> Layers<'a> {
     }
 
     fn paths(&self) -> impl Iterator<Item = String> {
-        self.sections.iter().flat_map(|section| section.keys.iter().map(|key| path_of(section.name, &key.name)))
+        let single = self.sections.iter().filter(|section| section.form == Form::Single);
+        single.flat_map(|section| section.keys.iter().map(|key| path_of(section.name, &key.name)))
     }
 
     fn known(&self, section: &str, name: &str) -> bool {
@@ -177,6 +203,10 @@ impl<'a> Layers<'a> {
         let near = nearest(rest, known.keys().filter_map(|name| name.strip_prefix(ENVIRONMENT_PREFIX)))?;
         Some(format!("{ENVIRONMENT_PREFIX}{near}"))
     }
+}
+
+fn repeated(section: &str) -> String {
+    format!("\"{section}\" is a list of sections; write the keys of each below [[{section}]]")
 }
 
 fn flags_empty(value: &Value) -> bool {

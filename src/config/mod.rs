@@ -3,6 +3,7 @@
 //! Reads no environment variable by itself and touches no network: what it gets is what it judges, so two relays in one
 //! process do not meet. Each key is declared once, in `sections`.
 
+mod access;
 mod files;
 mod kind;
 mod layers;
@@ -21,6 +22,7 @@ mod value;
 
 use std::path::{Path, PathBuf};
 
+pub use access::Rule;
 pub use log_filter::LogFilter;
 pub use problem::{Place, Problem, Problems};
 pub use reference::render as render_reference;
@@ -41,6 +43,8 @@ pub struct Config {
     pub tls: Tls,
     pub broker: Broker,
     pub auth: Auth,
+    /// In their order.
+    pub rules: Vec<Rule>,
     pub stomp: Stomp,
     pub session: Session,
     pub subscriptions: Subscriptions,
@@ -106,6 +110,7 @@ impl Config {
             tls: Tls::read(reader),
             broker: Broker::read(reader),
             auth: Auth::read(reader),
+            rules: Rule::read(reader),
             stomp: Stomp::read(reader),
             session: Session::read(reader),
             subscriptions: Subscriptions::read(reader),

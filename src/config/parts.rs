@@ -10,6 +10,7 @@ use crate::listener::{ListenerConfig, StaticRoot, WebSocketConfig};
 use crate::session::amqp::ShortText;
 use crate::session::command::Credentials;
 use crate::session::config::{Compatibility, HostHeader, SessionConfig, VirtualHosts};
+use crate::session::rules::Stance;
 use crate::stomp::{Escapes, Limits};
 
 /// For the closing handshake with a client, and for giving its lease back.
@@ -84,7 +85,10 @@ impl Config {
             prefetch_auto: session.prefetch_auto,
             prefetch_client: session.prefetch_client,
             replay: self.broker.replay,
+            rules: Arc::new(self.rule_set()),
             server_header: stomp.server_header.then(|| concat!("stomp-relay/", env!("CARGO_PKG_VERSION")).to_owned()),
+            // RabbitMQ judges what every client does; rules are a further fence.
+            stance: Stance::Open,
             subscriptions_max: session.subscriptions_max,
             survive: self.subscriptions.survive,
             transaction_bytes_max: session.transaction_bytes_max,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::Config;
-use super::reader::{Reader, Section, Values};
+use super::reader::{Form, Reader, Section, Values};
 
 const OPENING: &str = r#"# Configuration
 
@@ -29,7 +29,8 @@ uris = ["amqp://mq1.example.com:5672", "amqp://mq2.example.com:5672"]
 * **Environment:** `STOMP_RELAY_` and the key in capitals, `__` between section and key: `STOMP_RELAY_TLS__KEY_FILE`. Text
   stands without quotes. Lists are separated by commas or written as in TOML (`["a", "b"]`), tables are `a=b,c=d` or TOML
   (`{ a = "b" }`). An unknown variable is an error, except those that Kubernetes sets for a service of this name
-  (`STOMP_RELAY_SERVICE_HOST`, `STOMP_RELAY_PORT_443_TCP` and their like).
+  (`STOMP_RELAY_SERVICE_HOST`, `STOMP_RELAY_PORT_443_TCP` and their like). A section `[[in double brackets]]` stands in the
+  file only, any number of times; the order counts.
 * **Durations** need a unit, `ms`, `s`, `m` or `h`: `"25s"`. **Sizes** need one of `B`, `KiB`, `MiB`, `GiB`: `"4MiB"`.
 * **Secrets** can stand in a file of their own: for a secret `x` there is `x_file`; give one of the two.
 * **Paths** that are relative start in the working directory. An empty optional value counts as not set.
@@ -47,8 +48,11 @@ pub(super) fn declared() -> Vec<Section> {
 pub fn render() -> String {
     let mut page = OPENING.to_owned();
     for section in declared() {
-        let title =
-            if section.name.is_empty() { "Above all sections".to_owned() } else { format!("[{}]", section.name) };
+        let title = match (section.name, section.form) {
+            ("", _) => "Above all sections".to_owned(),
+            (name, Form::Single) => format!("[{name}]"),
+            (name, Form::Repeated) => format!("[[{name}]]"),
+        };
         // Writing to a String does not fail.
         let _ = write!(
             page,

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::Config;
+use super::access;
 use super::files;
 use super::quantity::{duration_text, size_text};
 use super::reader::Reader;
@@ -20,6 +21,7 @@ pub(super) fn check(config: &Config, reader: &mut Reader) {
     limits(config, reader);
     timing(config, reader);
     static_files(config, reader);
+    access::check(config, reader);
 }
 
 fn tls_files(config: &Config, reader: &mut Reader) {

@@ -2,10 +2,12 @@
 //! from is `crate::config`'s business.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::amqp::ShortText;
 use super::command::Credentials;
+use super::rules::{RuleSet, Stance};
 
 /// Which behaviour wins where STOMP's specification and RabbitMQ's released plugin disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,8 +108,11 @@ pub struct SessionConfig {
     /// The same for the client modes when the client asks for no `prefetch-count`.
     pub prefetch_client: u16,
     pub replay: Replay,
+    pub rules: Arc<RuleSet>,
     /// Content of CONNECTED's `server` header; none: no header.
     pub server_header: Option<String>,
+    /// What happens to what no rule speaks of.
+    pub stance: Stance,
     pub subscriptions_max: usize,
     /// Topic subscriptions get a durable queue that outlives a lost connection for this long; none: a queue that ends with it.
     pub survive: Option<Duration>,
@@ -143,7 +148,9 @@ impl Default for SessionConfig {
             prefetch_auto: 100,
             prefetch_client: 1000,
             replay: Replay::All,
+            rules: Arc::default(),
             server_header: Some(concat!("stomp-relay/", env!("CARGO_PKG_VERSION")).to_owned()),
+            stance: Stance::Open,
             subscriptions_max: 256,
             survive: None,
             transaction_bytes_max: 4 << 20,

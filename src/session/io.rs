@@ -14,6 +14,8 @@ pub enum Input {
     /// All frames put out so far have been written to the socket.
     Flushed,
     Frame(Frame),
+    /// Of a session that is logged in: subscriptions that the new identity may not have end without a frame.
+    IdentityChanged(Identity),
     Login(Result<LoggedIn, LoginFailure>),
     /// The bytes are no STOMP frame; nothing after them can be read.
     Malformed(DecodeError),

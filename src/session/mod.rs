@@ -7,6 +7,7 @@
 //!
 //! Read next: `state`, `io`, `command`, `event`.
 
+mod access;
 pub mod amqp;
 mod blocked;
 pub mod command;
@@ -26,6 +27,7 @@ mod proving;
 mod publish;
 mod queue;
 pub mod refusal;
+pub mod rules;
 mod settle;
 mod state;
 mod subscription;
@@ -80,7 +82,11 @@ pub struct Stats {
     pub messages_rejected: u64,
     /// Published again after the lease was lost.
     pub messages_repeated: u64,
+    /// By rules of the relay, as the two below.
+    pub sends_denied: u64,
+    pub subscribes_denied: u64,
     pub suspensions: u64,
+    pub unsubscribes_denied: u64,
 }
 
 #[derive(Debug)]
@@ -158,6 +164,9 @@ impl Session {
             Input::Drain => self.handle_drain(),
             Input::Flushed => self.settle_flushed(),
             Input::Frame(frame) => self.handle_frame(frame),
+            Input::IdentityChanged(identity) => {
+                self.change_identity(identity);
+            }
             Input::Login(result) => self.handle_login(now, result),
             Input::Malformed(error) => self.handle_malformed(&error),
             Input::Received => self.liveness.received(now),

@@ -17,6 +17,7 @@ use super::properties;
 use super::proving::Proving;
 use super::queue::{self, On, Purpose};
 use super::refusal::{CloseCode, Refusal};
+use super::rules::Demand;
 use super::transaction::{Action, CommitNumber, CommitStep};
 use crate::stomp::Frame;
 
@@ -30,6 +31,10 @@ pub(super) struct Prepared {
     pub(super) commit: Option<CommitNumber>,
     /// Declared before the first publish to it in a session.
     pub(super) declare: Option<QueueDeclaration>,
+    /// What rules judge of a SEND in a transaction.
+    pub(super) demand: Option<Box<Demand>>,
+    /// As the client wrote it; empty without `demand`.
+    pub(super) destination: String,
     pub(super) message: Arc<Outgoing>,
     pub(super) receipt: Option<String>,
     /// `/temp-queue/NAME` of `reply-to`.
@@ -114,6 +119,9 @@ impl Session {
         let Some((exchange, routing_key)) = destination.publish_address(&self.config.default_topic_exchange) else {
             return Err(not_for(headers.get("destination").unwrap_or_default(), "SEND"));
         };
+        let access = self.judge_send(&frame, &destination)?;
+        let destination = access.limit(destination);
+        let demand = access.demand.filter(|_| headers.contains("transaction"));
         let compatibility = self.config.compatibility;
         let mut properties = properties::from_send(headers, compatibility)?;
         let receipt = frame.header("receipt").map(str::to_owned);
@@ -129,6 +137,8 @@ impl Session {
         Ok(Prepared {
             commit: None,
             declare,
+            destination: demand.as_ref().and(headers.get("destination")).unwrap_or_default().to_owned(),
+            demand,
             message: Arc::new(Outgoing { body: frame.body, exchange, mandatory, properties, routing_key }),
             tell: asked || receipt.is_some(),
             receipt,

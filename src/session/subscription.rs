@@ -1,9 +1,12 @@
 //! SUBSCRIBE, UNSUBSCRIBE and what is delivered to a subscription, reply queues of `/temp-queue` included.
 
-use std::collections::HashMap;
+mod rights;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Session;
+use super::access::Access;
 use super::amqp::{QueueDeclaration, ShortText};
 use super::command::{
     AfterUnsubscribe, BrokerCommand, Overflow, Settlement, Sharing, Subscribe, SubscribedQueue, SubscriptionKey,
@@ -16,6 +19,7 @@ use super::properties::number;
 use super::publish::not_for;
 use super::queue::{self, On, Purpose};
 use super::refusal::{CloseCode, Refusal};
+use super::state::State;
 use crate::stomp::{Frame, Version};
 
 /// Ids of this form belong to the reply queues that a SEND's `reply-to` makes.
@@ -23,6 +27,7 @@ const REPLY_PREFIX: &str = "/temp-queue/";
 
 #[derive(Debug)]
 pub(super) struct Subscription {
+    access: Access,
     /// Whether it declares a queue that SENDs of this session may use too.
     declares: bool,
     destination: String,
@@ -62,6 +67,8 @@ pub(super) struct Subscriptions {
     by_key: HashMap<SubscriptionKey, Subscription>,
     by_name: HashMap<Arc<str>, SubscriptionKey>,
     next: u64,
+    /// Names of subscriptions that ended with a right to them, until the client gives them up or uses the name again.
+    revoked: HashSet<Arc<str>>,
     /// Subscriptions that are starting or stopping.
     pending: usize,
 }
@@ -84,6 +91,7 @@ impl Subscriptions {
     fn insert(&mut self, subscription: Subscription) {
         let key = subscription.making.key;
         self.pending += 1;
+        self.revoked.remove(&subscription.name);
         self.by_name.insert(subscription.name.clone(), key);
         self.by_key.insert(key, subscription);
     }
@@ -116,6 +124,8 @@ impl Session {
     pub(super) fn handle_subscribe(&mut self, frame: &Frame) -> Result<(), Refusal> {
         let durable = require_id_if_durable(frame)?;
         let destination = self.destination(frame, "SUBSCRIBE")?;
+        let access = self.judge_subscribe(frame, &destination)?;
+        let destination = access.limit(destination);
         let mode = ack_mode(frame)?;
         let (id, name) = self.subscription_name(frame)?;
         if self.subscriptions.by_name.contains_key(&*name) {
@@ -131,6 +141,7 @@ impl Session {
             return Err(self.too_many_subscriptions());
         }
         let prefetch = self.prefetch(frame, mode)?;
+        let prefetch = self.limit_prefetch(frame, &access.permit, prefetch)?;
         let consumer_arguments = queue::consumer_arguments(&frame.headers, self.config.compatibility)?;
         let (mut queue, binding) = self.subscription_source(frame, &destination, durable)?;
         let receipt = frame.header("receipt").map(str::to_owned);
@@ -144,6 +155,7 @@ impl Session {
         let making = Subscribe { binding, consumer_arguments, exclusive: survives, key, prefetch, queue, sharing };
         self.command(BrokerCommand::Subscribe(making.clone()));
         self.subscriptions.insert(Subscription {
+            access,
             declares: matches!(destination, Destination::Queue(_)),
             destination: frame.header("destination").unwrap_or_default().to_owned(),
             id,
@@ -240,7 +252,9 @@ impl Session {
                 super::destination::refuse_direct_reply_to(name)?;
                 super::properties::short("x-queue-name", name)?
             }
-            (None, Some(id)) if durable => queue::durable_name(key.as_str(), id, self.config.durable_queue_naming),
+            (None, Some(id)) if durable => {
+                queue::durable_name(key.as_str(), &self.durable_id(id), self.config.durable_queue_naming)
+            }
             (None, _) => self.next_queue_name(),
         };
         let queue = queue::declaration(name, purpose, On::Subscribe, headers, self.queue_rules())?;
@@ -277,6 +291,10 @@ impl Session {
         let (name, shown) = unsubscribed_name(frame)?;
         let found = self.subscriptions.by_name.get(name.as_str()).copied();
         let Some(key) = found.filter(|key| !self.is_stopping(*key)) else {
+            if self.subscriptions.revoked.remove(name.as_str()) {
+                self.receipt_for(frame);
+                return Ok(());
+            }
             return Err(Refusal::soft(
                 "subscription.unknown",
                 "No subscription found",
@@ -287,11 +305,18 @@ impl Session {
             ));
         };
         let receipt = frame.header("receipt").map(str::to_owned);
+        self.judge_unsubscribe(key, durable)?;
         let Some(subscription) = self.subscriptions.by_key.get_mut(&key) else { return Ok(()) };
         let then = match (durable && subscription.topic) || subscription.making.exclusive {
             true => AfterUnsubscribe::Delete,
             false => AfterUnsubscribe::Keep,
         };
+        self.stop_subscription(key, receipt, then);
+        Ok(())
+    }
+
+    fn stop_subscription(&mut self, key: SubscriptionKey, receipt: Option<String>, then: AfterUnsubscribe) {
+        let Some(subscription) = self.subscriptions.by_key.get_mut(&key) else { return };
         let owed = match &mut subscription.stage {
             Stage::Active => {
                 self.subscriptions.pending += 1;
@@ -300,8 +325,11 @@ impl Session {
             Stage::Starting { receipt } | Stage::Stopping { owed: receipt, .. } => receipt.take(),
         };
         subscription.stage = Stage::Stopping { owed, receipt, then };
+        if matches!(self.state, State::Suspended { .. }) {
+            // There is no lease; the next one is told.
+            return;
+        }
         self.command(BrokerCommand::Unsubscribe { key, queue: then });
-        Ok(())
     }
 
     fn is_stopping(&self, key: SubscriptionKey) -> bool {
@@ -426,6 +454,7 @@ impl Session {
         };
         self.command(BrokerCommand::Subscribe(making.clone()));
         self.subscriptions.insert(Subscription {
+            access: Access::OWN,
             declares: false,
             destination: id.clone(),
             making,
@@ -488,14 +517,7 @@ impl Session {
     }
 
     pub(super) fn too_many_subscriptions(&self) -> Refusal {
-        let limit = self.config.subscriptions_max;
-        Refusal::soft(
-            "limit.subscriptions",
-            "Subscription limit exceeded",
-            format!("this session has {limit} subscriptions, the most it may have\n"),
-            "UNSUBSCRIBE one, or use a topic pattern with * or #.",
-        )
-        .closing(CloseCode::PolicyViolation)
+        too_many(self.config.subscriptions_max)
     }
 
     /// Reply queues count as subscriptions.
@@ -503,6 +525,16 @@ impl Session {
         self.subscriptions.by_name.contains_key(format!("T_{REPLY_PREFIX}{name}").as_str())
             || self.subscriptions.len() < self.config.subscriptions_max
     }
+}
+
+pub(super) fn too_many(limit: usize) -> Refusal {
+    Refusal::soft(
+        "limit.subscriptions",
+        "Subscription limit exceeded",
+        format!("this session has {limit} subscriptions, the most it may have\n"),
+        "UNSUBSCRIBE one, or use a topic pattern with * or #.",
+    )
+    .closing(CloseCode::PolicyViolation)
 }
 
 /// Whether the frame says `durable` or `persistent`, which needs an id to find the queue again.

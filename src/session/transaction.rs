@@ -95,6 +95,7 @@ impl Session {
         let name = transaction_name(frame, "COMMIT")?;
         let transaction = self.transactions.open.remove(name).ok_or_else(|| unknown_transaction(name))?;
         self.check_settlements(&transaction.actions)?;
+        self.judge_commit(&transaction.actions)?;
         let number = CommitNumber(self.transactions.next_commit);
         self.transactions.next_commit += 1;
         let publishes = transaction.actions.iter().filter(|action| matches!(action, Action::Publish(_))).count();

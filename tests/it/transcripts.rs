@@ -9,6 +9,7 @@
 //! W>                                  all that came out has been written to the socket
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::Path;
@@ -25,6 +26,7 @@ use stomp_relay::session::config::{Compatibility, Replay, SessionConfig};
 use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Concern, Delivery, Failure, LoginFailure, Message};
 use stomp_relay::session::identity::Identity;
 use stomp_relay::session::io::{Input, LoggedIn, Output};
+use stomp_relay::session::rules::{Audience, Effect, Grants, Pattern, Rule, RuleSet, Stance};
 use stomp_relay::session::{Session, SessionSeed};
 use stomp_relay::stomp::{Decoder, Escapes, Frame, Item, Limits};
 
@@ -92,6 +94,12 @@ fn set(config: &mut SessionConfig, peer: &mut IpAddr, setting: &str) {
                 _ => Replay::Receipted,
             };
         }
+        "rule" => {
+            let mut rules = config.rules.rules().to_vec();
+            rules.push(rule(value));
+            config.rules = Arc::new(RuleSet::new(rules));
+        }
+        "stance" => config.stance = if value == "closed" { Stance::Closed } else { Stance::Open },
         "survive" => config.survive = Some(Duration::from_secs(value.parse().unwrap())),
         "subscriptions_max" => config.subscriptions_max = value.parse().unwrap(),
         "transaction_bytes_max" => config.transaction_bytes_max = value.parse().unwrap(),
@@ -101,6 +109,42 @@ fn set(config: &mut SessionConfig, peer: &mut IpAddr, setting: &str) {
         "unconfirmed_messages_max" => config.unconfirmed_messages_max = value.parse().unwrap(),
         _ => panic!("unknown setting {key}"),
     }
+}
+
+/// `rule deny user=bob send=/queue/a,/queue/b headers=durable declare`, in any order.
+fn rule(text: &str) -> Rule {
+    let (mut users, mut claims) = (Vec::new(), BTreeMap::new());
+    let mut rule = Rule {
+        audience: Audience::default(),
+        effect: Effect::Allow,
+        grants: Grants::default(),
+        line: None,
+        name: None,
+        send: Vec::new(),
+        subscribe: Vec::new(),
+    };
+    for word in text.split(' ') {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        let list = || value.split(',').filter(|item| !item.is_empty()).map(str::to_owned);
+        let patterns = || list().map(|item| Pattern::parse(&item).unwrap()).collect();
+        match key {
+            "claim" => drop(
+                claims.insert(value.split(':').next().unwrap().to_owned(), value.split(':').nth(1).unwrap().to_owned()),
+            ),
+            "declare" => rule.grants.declare = Some(true),
+            "deny" => rule.effect = Effect::Deny,
+            "headers" => rule.grants.headers = Some(list().collect()),
+            "prefetch_max" => rule.grants.prefetch_max = value.parse().ok(),
+            "reply_to" => rule.grants.reply_to = Some(patterns()),
+            "send" => rule.send = patterns(),
+            "subscribe" => rule.subscribe = patterns(),
+            "subscriptions_max" => rule.grants.subscriptions_max = value.parse().ok(),
+            "user" => users.push(value.to_owned()),
+            _ => panic!("unknown word {word}"),
+        }
+    }
+    rule.audience = Audience::new(&users, &claims, &[], &[]);
+    rule
 }
 
 struct Player {
@@ -198,6 +242,11 @@ fn broker_input(text: &str) -> Input {
                 "vhost" => Err(LoginFailure::VirtualHost { reply_text: rest(2) }),
                 _ => Err(LoginFailure::Unavailable { reason: rest(2) }),
             });
+        }
+        "identity" => {
+            let claims = words[2..].iter().filter_map(|word| word.split_once(':'));
+            let claims = claims.map(|(name, value)| (name.to_owned(), vec![value.to_owned()])).collect();
+            return Input::IdentityChanged(Identity { claims, ..Identity::of_login(words[1]) });
         }
         "blocked" => BrokerEvent::Blocked,
         "cancelled" => BrokerEvent::SubscriptionCancelled { key: SubscriptionKey(number(1)) },

@@ -1,0 +1,167 @@
+//! The session's side of the rules: each SEND, SUBSCRIBE and UNSUBSCRIBE that deletes a queue is judged here before anything
+//! comes of it, and again where it waited while the client's identity could change.
+
+use super::Session;
+use super::destination::Destination;
+use super::identity::Identity;
+use super::refusal::{CloseCode, Refusal};
+use super::rules::{Client, Demand, Denial, Operation, Permit, Purpose, Stance};
+use super::state::State;
+use super::transaction::Action;
+use crate::stomp::Frame;
+
+/// What a frame may do, and what was asked for it, where rules have a say.
+#[derive(Debug)]
+pub(super) struct Access {
+    pub(super) demand: Option<Box<Demand>>,
+    pub(super) permit: Permit,
+}
+
+impl Access {
+    /// What the relay asks for itself.
+    pub(super) const OWN: Access = Access { demand: None, permit: Permit::OPEN };
+
+    /// The destination as it may be used: a queue that may not be declared must exist.
+    pub(super) fn limit(&self, destination: Destination) -> Destination {
+        match destination {
+            Destination::Queue(name) if !self.permit.declare => Destination::AmqQueue(name),
+            other => other,
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn judge_send(&mut self, frame: &Frame, destination: &Destination) -> Result<Access, Refusal> {
+        let access = self.judge(Operation::Send, frame, destination);
+        self.stats.sends_denied += u64::from(access.is_err());
+        access
+    }
+
+    pub(super) fn judge_subscribe(&mut self, frame: &Frame, destination: &Destination) -> Result<Access, Refusal> {
+        let access = self.judge(Operation::Subscribe, frame, destination);
+        self.stats.subscribes_denied += u64::from(access.is_err());
+        access.and_then(|access| self.check_room(&access.permit).map(|()| access))
+    }
+
+    fn judge(&self, operation: Operation, frame: &Frame, destination: &Destination) -> Result<Access, Refusal> {
+        // Neither frame takes it; the answer is the same for everybody.
+        if !self.has_rules() || matches!(destination, Destination::TempQueue(_)) {
+            return Ok(Access::OWN);
+        }
+        let config = &self.config;
+        let (exchange, decoding) = (&config.default_topic_exchange, config.destination_decoding);
+        let demand = Demand::of(operation, &frame.headers, destination, exchange, decoding);
+        let permit = self.permit(&demand).map_err(|denial| {
+            self.denied(operation_name(operation), frame.header("destination").unwrap_or_default(), &denial)
+        })?;
+        Ok(Access { demand: Some(Box::new(demand)), permit })
+    }
+
+    /// The UNSUBSCRIBE of a durable subscription deletes its queue, which takes the right to make one.
+    pub(super) fn judge_delete(
+        &mut self,
+        header: &str,
+        demand: Option<&Demand>,
+        destination: &str,
+    ) -> Result<(), Refusal> {
+        let Some(demand) = demand else { return Ok(()) };
+        match self.permit(&demand.and_header(header)) {
+            Ok(_) => Ok(()),
+            Err(denial) => {
+                self.stats.unsubscribes_denied += 1;
+                Err(self.denied("UNSUBSCRIBE", destination, &denial))
+            }
+        }
+    }
+
+    /// What the client asks for must be allowed; what the relay would choose gives way.
+    pub(super) fn limit_prefetch(&mut self, frame: &Frame, permit: &Permit, prefetch: u16) -> Result<u16, Refusal> {
+        let Some(limit) = permit.prefetch_max.filter(|limit| prefetch > *limit) else { return Ok(prefetch) };
+        if matches!(frame.header("prefetch-count").map(str::trim), None | Some("0")) {
+            return Ok(limit);
+        }
+        self.stats.subscribes_denied += 1;
+        let destination = frame.header("destination").unwrap_or_default();
+        Err(self.denied("SUBSCRIBE", destination, &Denial::Prefetch(limit)))
+    }
+
+    /// Whether all of it is still allowed: the identity may have changed since BEGIN.
+    pub(super) fn judge_commit(&mut self, actions: &[Action]) -> Result<(), Refusal> {
+        for action in actions {
+            let Action::Publish(send) = action else { continue };
+            let Some(demand) = &send.demand else { continue };
+            if let Err(denial) = self.permit(demand) {
+                self.stats.sends_denied += 1;
+                return Err(self.denied("SEND", &send.destination, &denial));
+            }
+        }
+        Ok(())
+    }
+
+    /// The client is somebody with other rights from now on. Subscriptions that it may no longer have end without a frame:
+    /// no MESSAGE of theirs follows, and a later UNSUBSCRIBE of one is answered as if it were there.
+    ///
+    /// Returns the ids of those subscriptions, of those without id the destinations, in the order in which they were made, so
+    /// that whoever answers the change can name them.
+    pub(super) fn change_identity(&mut self, identity: Identity) -> Vec<String> {
+        self.identity = identity;
+        if !matches!(self.state, State::Open { .. } | State::Suspended { .. }) {
+            return Vec::new();
+        }
+        let demands = self.subscriptions.demands();
+        let lost: Vec<_> = demands.into_iter().filter(|(_, demand)| self.permit(demand).is_err()).collect();
+        lost.into_iter().filter_map(|(key, _)| self.revoke_subscription(key)).collect()
+    }
+
+    fn permit(&self, demand: &Demand) -> Result<Permit, Denial> {
+        let client = Client {
+            identity: &self.identity,
+            topic_exchange: self.config.default_topic_exchange.as_str(),
+            virtual_host: &self.virtual_host_name,
+        };
+        self.config.rules.judge(demand, &client, self.config.stance)
+    }
+
+    fn has_rules(&self) -> bool {
+        self.config.stance == Stance::Closed || !self.config.rules.is_empty()
+    }
+
+    fn check_room(&self, permit: &Permit) -> Result<(), Refusal> {
+        let (Some(limit), Some(rule)) = (permit.subscriptions_max, permit.rule) else { return Ok(()) };
+        match self.subscriptions.allowed_by(rule) < limit {
+            true => Ok(()),
+            false => Err(super::subscription::too_many(limit)),
+        }
+    }
+
+    /// Names what was asked for and what is missing, never the rule.
+    fn denied(&self, command: &'static str, destination: &str, denial: &Denial) -> Refusal {
+        let user = &self.identity.user;
+        let missing = match denial {
+            Denial::Header(name) => format!("may not set the header '{name}' there"),
+            Denial::Prefetch(limit) => format!("may have a prefetch-count of {limit} there at most"),
+            Denial::ReplyTo(text) => format!("may not ask for answers to '{text}' there"),
+            Denial::Target(Purpose::Copy(key)) => format!("may not send there with the routing key '{key}'"),
+            Denial::Target(Purpose::DeadLetters(name)) => format!("may not send dead letters to exchange '{name}'"),
+            Denial::Target(Purpose::Itself) => match command {
+                "SEND" => "may not send there".to_owned(),
+                _ => "may not subscribe to all that it matches".to_owned(),
+            },
+            Denial::Target(Purpose::QueueName(name)) => format!("may not subscribe to queue '{name}'"),
+        };
+        Refusal::soft(
+            "auth.denied",
+            "access_refused",
+            format!("{command} '{destination}': user '{user}' {missing}\n"),
+            "Ask the relay's operator for the permission, or connect as another user.",
+        )
+        .closing(CloseCode::PolicyViolation)
+    }
+}
+
+fn operation_name(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Send => "SEND",
+        Operation::Subscribe => "SUBSCRIBE",
+    }
+}
