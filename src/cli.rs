@@ -37,6 +37,7 @@ pub enum Verb {
     Serve(Serve),
     Check(Check),
     DevCert(DevCertArgs),
+    Explain(Explain),
     Version(Version),
 }
 
@@ -104,6 +105,41 @@ pub struct DevCertArgs {
     /// Replace files of an earlier run.
     #[arg(long)]
     pub force: bool,
+}
+
+/// Say which rule decides about a frame, and what the frame becomes in AMQP. Asks no broker; exits with 1 if it is refused.
+#[derive(Args)]
+#[command(after_help = "Example: stomp-relay explain --config stomp-relay.toml --user alice --claim role=trader \
+                        SUBSCRIBE '/topic/quotes.#' --header ack:client")]
+pub struct Explain {
+    /// Configuration in TOML.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Who sends the frame.
+    #[arg(long, value_name = "NAME", required_unless_present = "token")]
+    pub user: Option<String>,
+    /// What the client's token claims; again for further values and claims.
+    #[arg(long, value_name = "NAME=VALUE", conflicts_with = "token")]
+    pub claim: Vec<String>,
+    /// Take user and claims from the JWT in this file, unverified.
+    #[arg(long, value_name = "FILE")]
+    pub token: Option<PathBuf>,
+    /// Common name of the client's certificate.
+    #[arg(long, value_name = "NAME")]
+    pub certificate: Option<String>,
+    /// Virtual host at RabbitMQ; without it the configured one.
+    #[arg(long, value_name = "NAME")]
+    pub vhost: Option<String>,
+    /// RabbitMQ's version, which decides about flags of queues; without it the newest.
+    #[arg(long, value_name = "VERSION", default_value = "")]
+    pub broker_version: String,
+    /// SEND or SUBSCRIBE.
+    #[arg(value_parser = ["SEND", "SUBSCRIBE"])]
+    pub command: String,
+    pub destination: String,
+    /// A further header of the frame.
+    #[arg(long, value_name = "NAME:VALUE")]
+    pub header: Vec<String>,
 }
 
 /// Show the version.

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! 6  main  cli  telemetry                    flags, log, exit code
-//! 5  server                                  bind, accept, drain, reload
+//! 5  server  explain                         bind, accept, drain, reload; what becomes of one frame
 //! 4  config  admin  readiness  connection    connection: where transport, codec, session and broker channel meet
 //! 3  listener  broker  dev_cert              adapters: each knows one outside world, none knows another
 //! 2  metrics  clients                        what is counted; who is connected, and the cap
@@ -23,6 +23,7 @@ pub mod clients;
 pub mod config;
 pub mod connection;
 pub mod dev_cert;
+pub mod explain;
 pub mod listener;
 pub mod metrics;
 pub mod readiness;

@@ -5,10 +5,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use stomp_relay::cli::{self, Check, Cli, DevCertArgs, Serve, Verb};
+use stomp_relay::cli::{self, Check, Cli, DevCertArgs, Explain, Serve, Verb};
 use stomp_relay::config::{Config, Overrides, Problems};
 use stomp_relay::dev_cert::{self, Existing};
+use stomp_relay::explain::{self, Question};
 use stomp_relay::server::{self, AtStart};
+use stomp_relay::session::identity::Identity;
+use stomp_relay::session::rules::Operation;
 use stomp_relay::telemetry;
 
 fn main() -> ExitCode {
@@ -16,6 +19,7 @@ fn main() -> ExitCode {
         Verb::Serve(arguments) => serve(&arguments),
         Verb::Check(arguments) => check(&arguments),
         Verb::DevCert(arguments) => make_dev_cert(&arguments),
+        Verb::Explain(arguments) => explain_frame(&arguments),
         Verb::Version(arguments) => {
             say(&arguments.line());
             cli::EXIT_OK
@@ -66,6 +70,59 @@ fn make_dev_cert(arguments: &DevCertArgs) -> u8 {
         }
         Err(error) => fail(cli::EXIT_FAILURE, &format!("error: {error}")),
     }
+}
+
+fn explain_frame(arguments: &Explain) -> u8 {
+    let config = match load(Some(&arguments.config), &Overrides::default()) {
+        Ok(config) => config,
+        Err(problems) => return fail(cli::EXIT_BAD_CONFIGURATION, &problems.to_string()),
+    };
+    let (identity, headers) = match asked(arguments) {
+        Ok(asked) => asked,
+        Err(text) => return fail(cli::EXIT_USAGE_OR_FORCED, &format!("error: {text}")),
+    };
+    if arguments.token.is_some() {
+        say("the token's signature and times are not checked here");
+    }
+    let answer = explain::explain(
+        &config,
+        &Question {
+            broker_version: arguments.broker_version.clone(),
+            destination: arguments.destination.clone(),
+            headers,
+            identity,
+            operation: if arguments.command == "SEND" { Operation::Send } else { Operation::Subscribe },
+            virtual_host: arguments.vhost.clone(),
+        },
+    );
+    say(&answer.to_string());
+    if answer.accepted { cli::EXIT_OK } else { cli::EXIT_FAILURE }
+}
+
+type Headers = Vec<(String, String)>;
+
+/// Who asks, and with which headers.
+fn asked(arguments: &Explain) -> Result<(Identity, Headers), String> {
+    let mut identity = match &arguments.token {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            explain::identity_of_token(&text).map_err(|error| format!("{} {error}", path.display()))?
+        }
+        None => Identity {
+            claims: explain::claims(&arguments.claim)
+                .map_err(|text| format!("--claim {text:?} is no pair; write NAME=VALUE"))?,
+            ..Identity::default()
+        },
+    };
+    if let Some(user) = &arguments.user {
+        identity.user.clone_from(user);
+    }
+    identity.certificate_name.clone_from(&arguments.certificate);
+    let pair = |text: &String| match text.split_once(':') {
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => Err(format!("--header {text:?} is no header; write NAME:VALUE")),
+    };
+    Ok((identity, arguments.header.iter().map(pair).collect::<Result<_, _>>()?))
 }
 
 /// A variable that is not UTF-8 is passed on with replacement marks, which the configuration refuses by name.

@@ -89,17 +89,19 @@ impl<'a> Layers<'a> {
     }
 
     fn add_tables(&mut self, section: &str, tables: &[Spanned<DeValue<'_>>], lines: &Lines<'_>) {
-        for (index, table) in tables.iter().enumerate() {
-            let (place, path) = (lines.place(&table.span()), table_path(section, index));
-            match table.get_ref() {
-                DeValue::Table(keys) => {
-                    for (key, value) in keys {
-                        self.add_key((section, &path), key.get_ref(), lines.place(&key.span()), value, lines);
-                    }
-                }
-                _ => self.problem(place.clone(), repeated(section)),
+        let mut index = 0;
+        for table in tables {
+            let place = lines.place(&table.span());
+            let DeValue::Table(keys) = table.get_ref() else {
+                self.problem(place, repeated(section));
+                continue;
+            };
+            let path = table_path(section, index);
+            for (key, value) in keys {
+                self.add_key((section, &path), key.get_ref(), lines.place(&key.span()), value, lines);
             }
             self.values.insert(path, Value { data: Data::Table(BTreeMap::new()), place });
+            index += 1;
         }
     }
 

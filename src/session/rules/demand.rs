@@ -170,14 +170,6 @@ impl RuleSet {
             subscriptions_max: grants.subscriptions_max,
         })
     }
-
-    /// The indexes of the rules that decide about each target of the demand, in order.
-    pub fn deciding(&self, demand: &Demand, client: &Client<'_>) -> Vec<(Purpose, Operation, Option<usize>)> {
-        let decided = demand.targets.iter().map(|(purpose, operation, target)| {
-            (purpose.clone(), *operation, self.decide(client, *operation, target).map(|(index, _)| index))
-        });
-        decided.collect()
-    }
 }
 
 impl Demand {
@@ -185,9 +177,8 @@ impl Demand {
         self.operation
     }
 
-    /// What the destination itself reaches.
-    pub fn target(&self) -> &Target {
-        // The first is there from the start.
-        &self.targets[0].2
+    /// Its own first, then those that headers name.
+    pub fn targets(&self) -> impl Iterator<Item = (&Purpose, Operation, &Target)> {
+        self.targets.iter().map(|(purpose, operation, target)| (purpose, *operation, target))
     }
 }
