@@ -27,6 +27,7 @@ mod plugin_system;
 mod plugin_users;
 mod poison;
 mod process;
+mod rules;
 mod session_properties;
 mod shared;
 mod support;
