@@ -5,7 +5,7 @@ use super::Session;
 use super::destination::Destination;
 use super::identity::Identity;
 use super::refusal::{CloseCode, Refusal};
-use super::rules::{Client, Demand, Denial, Operation, Permit, Purpose, Stance};
+use super::rules::{COPIES_MAX, Client, Demand, Denial, Operation, Permit, Purpose, Stance};
 use super::state::State;
 use super::transaction::Action;
 use crate::stomp::Frame;
@@ -108,9 +108,14 @@ impl Session {
         if !matches!(self.state, State::Open { .. } | State::Suspended { .. }) {
             return Vec::new();
         }
-        let demands = self.subscriptions.demands();
-        let lost: Vec<_> = demands.into_iter().filter(|(_, demand)| self.permit(demand).is_err()).collect();
-        lost.into_iter().filter_map(|(key, _)| self.revoke_subscription(key)).collect()
+        let mut lost = Vec::new();
+        for (key, demand) in self.subscriptions.demands() {
+            match self.permit(&demand) {
+                Ok(permit) => self.subscriptions.allow_by(key, permit),
+                Err(_) => lost.extend(self.revoke_subscription(key)),
+            }
+        }
+        lost
     }
 
     fn permit(&self, demand: &Demand) -> Result<Permit, Denial> {
@@ -130,7 +135,7 @@ impl Session {
         let (Some(limit), Some(rule)) = (permit.subscriptions_max, permit.rule) else { return Ok(()) };
         match self.subscriptions.allowed_by(rule) < limit {
             true => Ok(()),
-            false => Err(super::subscription::too_many(limit)),
+            false => Err(super::subscription::too_many(limit, " to such destinations")),
         }
     }
 
@@ -138,6 +143,7 @@ impl Session {
     fn denied(&self, command: &'static str, destination: &str, denial: &Denial) -> Refusal {
         let user = &self.identity.user;
         let missing = match denial {
+            Denial::Copies => format!("may not name more than {COPIES_MAX} routing keys in CC and BCC"),
             Denial::Header(name) => format!("may not set the header '{name}' there"),
             Denial::Prefetch(limit) => format!("may have a prefetch-count of {limit} there at most"),
             Denial::ReplyTo(text) => format!("may not ask for answers to '{text}' there"),

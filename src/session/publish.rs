@@ -47,7 +47,8 @@ impl Prepared {
     /// What it counts towards `transaction_bytes_max` and `unconfirmed_bytes_max`.
     pub(super) fn bytes(&self) -> usize {
         let headers: usize = self.message.properties.headers.iter().map(|(name, _)| name.as_str().len() + 64).sum();
-        self.message.body.len() + headers + 256
+        let judged = self.demand.as_ref().map_or(0, |demand| demand.bytes() + self.destination.len());
+        self.message.body.len() + headers + judged + 256
     }
 }
 

@@ -517,7 +517,7 @@ impl Session {
     }
 
     pub(super) fn too_many_subscriptions(&self) -> Refusal {
-        too_many(self.config.subscriptions_max)
+        too_many(self.config.subscriptions_max, "")
     }
 
     /// Reply queues count as subscriptions.
@@ -527,11 +527,12 @@ impl Session {
     }
 }
 
-pub(super) fn too_many(limit: usize) -> Refusal {
+/// `kind` says which ones, with a blank before, if not all are meant.
+pub(super) fn too_many(limit: usize, kind: &str) -> Refusal {
     Refusal::soft(
         "limit.subscriptions",
         "Subscription limit exceeded",
-        format!("this session has {limit} subscriptions, the most it may have\n"),
+        format!("this session has {limit} subscriptions{kind}, the most it may have\n"),
         "UNSUBSCRIBE one, or use a topic pattern with * or #.",
     )
     .closing(CloseCode::PolicyViolation)

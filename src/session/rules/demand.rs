@@ -3,7 +3,7 @@
 
 use super::target::{Operation, Target};
 use super::{Client, Effect, Grants, RuleSet, Stance};
-use crate::session::amqp::ShortText;
+use crate::session::amqp::{SHORT_TEXT_BYTES_MAX, ShortText};
 use crate::session::config::DestinationDecoding;
 use crate::session::destination::Destination;
 use crate::stomp::Headers;
@@ -11,6 +11,12 @@ use crate::stomp::Headers;
 /// Headers that a rule must name before a client may set them, where it names any. `*` stands for any rest.
 pub const CONTROLLED_HEADERS: [&str; 8] =
     ["auto-delete", "durable", "exclusive", "persistent", "user-id", "BCC", "CC", "x-*"];
+
+/// Keys in `CC` and `BCC` together; each is judged like a destination.
+pub const COPIES_MAX: usize = 100;
+
+/// Longer names of headers mean nothing to RabbitMQ: `x-bind-` and a short string of AMQP.
+const HEADER_NAME_BYTES_MAX: usize = 7 + SHORT_TEXT_BYTES_MAX;
 
 /// Whether rules have a say about this header. On a SEND `persistent` is the message's, and harmless.
 pub fn is_controlled(header: &str, operation: Operation) -> bool {
@@ -52,6 +58,8 @@ pub struct Demand {
 /// What was not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denial {
+    /// There are more than [`COPIES_MAX`].
+    Copies,
     Header(String),
     /// More than this, which is allowed.
     Prefetch(u16),
@@ -93,6 +101,8 @@ impl Demand {
             Operation::Send => {
                 let address = destination.publish_address(topic_exchange);
                 let keys = ["CC", "BCC"].iter().filter_map(|name| headers.get(name)).flat_map(|keys| keys.split(','));
+                // One more than is allowed is enough to see that.
+                let keys = keys.take(COPIES_MAX + 1);
                 for (key, (exchange, _)) in keys.map(str::trim).filter_map(|key| Some((key, address.as_ref()?))) {
                     let target = Target::exchange(exchange.as_str(), key, Operation::Send);
                     targets.push((Purpose::Copy(key.to_owned()), Operation::Send, target));
@@ -106,6 +116,7 @@ impl Demand {
             }
         }
         let controlled = headers.iter().map(|(name, _)| name).filter(|name| is_controlled(name, operation));
+        let controlled = controlled.filter(|name| name.len() <= HEADER_NAME_BYTES_MAX);
         let reply_to = headers.get("reply-to").filter(|_| operation == Operation::Send).and_then(|text| {
             // One that can't be read is refused for that.
             let destination = Destination::parse(text, decoding).ok()?;
@@ -146,6 +157,10 @@ impl RuleSet {
         if self.rules.is_empty() && stance == Stance::Open {
             return Ok(Permit::OPEN);
         }
+        let copies = demand.targets.iter().filter(|(purpose, ..)| matches!(purpose, Purpose::Copy(_))).count();
+        if copies > COPIES_MAX {
+            return Err(Denial::Copies);
+        }
         let mut decided = None;
         for (purpose, operation, target) in &demand.targets {
             let allowing = self.allowing(client, *operation, target);
@@ -175,6 +190,14 @@ impl RuleSet {
 impl Demand {
     pub fn operation(&self) -> Operation {
         self.operation
+    }
+
+    /// About what it takes in memory.
+    pub(in crate::session) fn bytes(&self) -> usize {
+        const ENTRY: usize = 128;
+        let headers: usize = self.headers.iter().map(|name| name.len() + ENTRY).sum();
+        let texts = |target: &Target| target.texts().iter().map(|text| text.len() + ENTRY).sum::<usize>();
+        headers + self.targets.iter().map(|(_, _, target)| texts(target)).sum::<usize>()
     }
 
     /// Its own first, then those that headers name.

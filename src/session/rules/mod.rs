@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use super::identity::Identity;
 use glob::Glob;
 
-pub use demand::{CONTROLLED_HEADERS, Demand, Denial, Permit, Purpose, is_controlled};
+pub use demand::{CONTROLLED_HEADERS, COPIES_MAX, Demand, Denial, Permit, Purpose, is_controlled};
 pub use pattern::Pattern;
 pub use placeholder::Placeholder;
 pub use target::{Key, Operation, Target};

@@ -4,7 +4,7 @@ use super::{Stage, Subscriptions};
 use crate::session::Session;
 use crate::session::command::{AfterUnsubscribe, SubscriptionKey};
 use crate::session::refusal::Refusal;
-use crate::session::rules::{Demand, Stance};
+use crate::session::rules::{Demand, Permit, Stance};
 
 impl Subscriptions {
     /// Those that rules judged, in the order in which they were made.
@@ -14,6 +14,13 @@ impl Subscriptions {
         let mut demands: Vec<_> = demands.collect();
         demands.sort_unstable_by_key(|(key, _)| *key);
         demands
+    }
+
+    /// Another rule may allow it now.
+    pub(in crate::session) fn allow_by(&mut self, key: SubscriptionKey, permit: Permit) {
+        if let Some(entry) = self.by_key.get_mut(&key) {
+            entry.access.permit = permit;
+        }
     }
 
     /// How many of them this rule allowed.

@@ -72,7 +72,10 @@ fn mistakes_in_a_rule_have_line_and_column() {
             "3:12: error: rules.headers: \"priority\" is no controlled header; these are: auto-delete, durable, exclusive, \
              persistent, user-id, BCC, CC, x-*",
         ),
-        ("[[rules]]\nsend = [\"**\"]\nprefetch_max = 0", "3:16: error: rules.prefetch_max: 0 is out of range; allowed is 1 to 65535"),
+        (
+            "[[rules]]\nsend = [\"**\"]\nprefetch_max = 0",
+            "3:16: error: rules.prefetch_max: 0 is out of range; allowed is 1 to 65535",
+        ),
         (
             "\n[[rules]]\nname = \"x\"",
             "2:1: error: rules: this rule names no destination; give it send, subscribe or both",

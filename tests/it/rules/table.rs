@@ -142,6 +142,16 @@ fn one_rule_allows_what_it_says_and_nothing_else() {
     }
 }
 
+#[test]
+fn copies_have_a_limit() {
+    let rules = RuleSet::new(vec![allow(&["**"])]);
+    for (copies, expected) in [(100, YES), (101, NO)] {
+        let keys = vec!["k"; copies - 1].join(",");
+        let frame = format!("SEND /topic/a CC:{keys} BCC:k");
+        assert_eq!(allowed(&rules, Stance::Open, &who("alice"), &frame), expected, "{copies}");
+    }
+}
+
 /// What a denying rule takes away from one that allows all.
 #[test]
 fn a_denying_rule_applies_to_all_that_touches_it() {
