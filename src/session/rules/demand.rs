@@ -49,7 +49,6 @@ pub enum Purpose {
 pub struct Demand {
     /// The controlled ones that it has.
     headers: Vec<String>,
-    operation: Operation,
     reply_to: Option<(String, Target)>,
     /// Its own first.
     targets: Vec<(Purpose, Operation, Target)>,
@@ -122,7 +121,7 @@ impl Demand {
             let destination = Destination::parse(text, decoding).ok()?;
             Some((text.to_owned(), Target::of(&destination, Operation::Send, topic_exchange)))
         });
-        Demand { headers: controlled.map(str::to_owned).collect(), operation, reply_to, targets }
+        Demand { headers: controlled.map(str::to_owned).collect(), reply_to, targets }
     }
 
     /// The same with one more controlled header.
@@ -188,10 +187,6 @@ impl RuleSet {
 }
 
 impl Demand {
-    pub fn operation(&self) -> Operation {
-        self.operation
-    }
-
     /// About what it takes in memory.
     pub(in crate::session) fn bytes(&self) -> usize {
         const ENTRY: usize = 128;

@@ -16,6 +16,7 @@ use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Concern, Delivery, Fa
 use stomp_relay::session::identity::Identity;
 use stomp_relay::session::io::{Input, LoggedIn, Output};
 use stomp_relay::session::refusal::CloseCode;
+use stomp_relay::session::rules::{Audience, Effect, Grants, Pattern, Rule, RuleSet};
 use stomp_relay::session::{Session, SessionSeed, Stats};
 use stomp_relay::stomp::{Command, DecodeError, Frame, Version};
 
@@ -48,6 +49,23 @@ pub struct Played {
     pub errors: usize,
     pub receipts: usize,
     pub stats: Stats,
+}
+
+fn rules() -> RuleSet {
+    let rule = |claims: &[(&str, &str)], patterns: &[&str]| {
+        let claims = claims.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let patterns: Vec<_> = patterns.iter().filter_map(|pattern| Pattern::parse(pattern).ok()).collect();
+        Rule {
+            audience: Audience::new(&[], &claims, &[], &[]),
+            effect: Effect::Allow,
+            grants: Grants { subscriptions_max: Some(4), ..Grants::default() },
+            line: None,
+            name: None,
+            send: patterns.clone(),
+            subscribe: patterns,
+        }
+    };
+    RuleSet::new(vec![rule(&[("role", "all")], &["**"]), rule(&[], &["/queue/a", "/topic/**", "/queue/c"])])
 }
 
 /// Choices, and zero for ever behind the last.
@@ -149,6 +167,7 @@ impl Stage {
         let compatibility = if choice & 1 == 0 { Compatibility::Rabbitmq } else { Compatibility::Strict };
         let config = SessionConfig {
             compatibility,
+            rules: if choice & 4 == 0 { Arc::default() } else { Arc::new(rules()) },
             subscriptions_max: 6,
             transaction_bytes_max: 4000,
             transaction_frames_max: 8,
@@ -188,8 +207,18 @@ impl Stage {
             84 => self.input(Input::Malformed(DecodeError::ContentLengthNegative)),
             85 => self.input(Input::Unreadable { close: CloseCode::TooBig, reason: "large".to_owned() }),
             86 => self.fail(Concern::Session, bytes.next()),
+            87..=140 if self.client.connected => self.change_identity(bytes),
             _ => {}
         }
+    }
+
+    /// With the claim, everything is allowed; without it, subscriptions and transactions may lose their ground.
+    fn change_identity(&mut self, bytes: &mut Bytes<'_>) {
+        let mut identity = Identity::of_login("user");
+        if bytes.rarely(2) {
+            identity.claims.insert("role".to_owned(), vec!["all".to_owned()]);
+        }
+        self.input(Input::IdentityChanged(identity));
     }
 
     fn time_passes(&mut self, bytes: &mut Bytes<'_>) {
