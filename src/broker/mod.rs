@@ -46,6 +46,7 @@ mod quarantine;
 mod release;
 mod repair;
 mod repair_log;
+mod reply_text;
 mod returns;
 mod runtime;
 mod settle;

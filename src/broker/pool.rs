@@ -363,14 +363,14 @@ impl Entry {
         let usable = lock(&self.consume.links).iter().find(|link| link.is_usable()).cloned();
         let fresh = checked.accepted.is_some_and(|last| last.elapsed() <= self.config().recheck);
         let result = match usable {
-            Some(link) if fresh => return Ok(link.wire.version()),
+            Some(link) if fresh => return Ok(link.version.clone()),
             Some(link) => self.clone().ask_again().await.map(|()| link),
             None => self.clone().open(Role::Consume, asked, None).await,
         };
         match result {
             Ok(link) => {
                 checked.accepted = Some(Instant::now());
-                Ok(link.wire.version())
+                Ok(link.version.clone())
             }
             Err(failure) => {
                 checked.failed = Some((Instant::now(), failure.clone()));
