@@ -11,7 +11,7 @@ use stomp_relay::session::amqp::{FieldValue, Properties, ShortText};
 use stomp_relay::session::command::{
     BrokerCommand, Credentials, DeclareToken, DeliveryTag, Publish, PublishToken, Settlement, SubscriptionKey,
 };
-use stomp_relay::session::config::{Compatibility, SessionConfig};
+use stomp_relay::session::config::{Compatibility, Replay, SessionConfig};
 use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Concern, Delivery, Failure, LoginFailure, Message};
 use stomp_relay::session::identity::Identity;
 use stomp_relay::session::io::{Input, LoggedIn, Output};
@@ -116,6 +116,8 @@ struct Client {
     order: VecDeque<u64>,
     receipts_asked: HashMap<String, usize>,
     receipts_given: HashMap<String, usize>,
+    /// SENDs whose client has to be told what became of them.
+    told: HashSet<u64>,
     transactions: HashMap<String, Vec<u64>>,
 }
 
@@ -163,6 +165,7 @@ impl Stage {
             transactions_max: 2,
             unconfirmed_bytes_max: 1500,
             unconfirmed_messages_max: 3,
+            replay: [Replay::All, Replay::All, Replay::Receipted, Replay::None][usize::from(choice >> 2) % 4],
             default_credentials: (choice & 2 == 0)
                 .then(|| Credentials { login: "user".to_owned(), passcode: "secret".to_owned() }),
             ..SessionConfig::default()
@@ -284,7 +287,10 @@ impl Stage {
         if choice & 192 == 192 {
             frame.headers.push("reply-to", ["/temp-queue/r", "/temp-queue/s", "/queue/r"][usize::from(choice % 3)]);
         }
-        self.ask(&mut frame, "send-", bytes);
+        let receipt = self.ask(&mut frame, "send-", bytes);
+        if !receipt.is_empty() || choice & 32 != 0 {
+            self.client.told.insert(number);
+        }
         frame.body = format!("{number} {}", "b".repeat(usize::from(bytes.next()) * 4)).into();
         if transaction.is_none() {
             self.client.order.push_back(number);
@@ -395,6 +401,7 @@ impl Stage {
         let sends = self.client.transactions.remove(&name).unwrap_or_default();
         if commit {
             self.client.order.extend(&sends);
+            self.client.told.extend(&sends);
             self.client.commits.insert(receipt, sends.clone());
         }
         if self.refused(frame) && commit {
@@ -473,19 +480,30 @@ impl Stage {
         self.broker.pending.clear();
         self.broker.active.clear();
         self.broker.closing = false;
-        for published in std::mem::take(&mut self.broker.published).into_iter().rev() {
+        let published = std::mem::take(&mut self.broker.published);
+        let ends =
+            self.config.replay == Replay::None && published.iter().any(|send| self.client.told.contains(&send.number));
+        for published in published.into_iter().rev().filter(|send| self.is_repeated(send.number)).collect::<Vec<_>>() {
             self.repeat(published);
         }
         self.deliveries.open.clear();
         self.deliveries.automatic.clear();
-        self.broker.lost = true;
         self.broker.outages += 1;
         let failure = match choice % 2 {
             0 => Failure::LinkLost { reason: "cut".to_owned() },
             _ => Failure::TimedOut { step: "consume" },
         };
         self.input(Input::Broker(BrokerEvent::Failed { failure, concerns: Concern::Session }));
-        assert!(self.closed.is_none(), "a lost lease ended a session that repeats what is unconfirmed");
+        assert_eq!(self.closed.is_some(), ends, "the end of a lease ends what must not be repeated and nothing else");
+        assert_eq!(self.broker.lost, !ends, "another lease is asked for");
+    }
+
+    fn is_repeated(&self, number: u64) -> bool {
+        match self.config.replay {
+            Replay::All => true,
+            Replay::None => false,
+            Replay::Receipted => self.client.told.contains(&number),
+        }
     }
 
     fn repeat(&mut self, published: Published) {
@@ -563,8 +581,10 @@ impl Stage {
         let rejected = self.session.stats().messages_rejected;
         // The session may publish it again, or at once the next one.
         let number = published.number;
-        self.repeat(published);
-        self.broker.rejecting = Some(number);
+        if self.is_repeated(number) {
+            self.repeat(published);
+            self.broker.rejecting = Some(number);
+        }
         self.input(Input::Broker(BrokerEvent::Rejected { token }));
         self.broker.rejecting = None;
         if self.session.stats().messages_rejected > rejected {
