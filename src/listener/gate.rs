@@ -2,6 +2,8 @@
 //!
 //! Counts and limits nothing itself.
 
+use std::time::Duration;
+
 use super::source::Source;
 
 /// Whether a connection may go on.
@@ -63,6 +65,9 @@ pub trait Gate: Send + Sync + 'static {
     /// Before TLS, when the client's address is known: not for trusted HTTP proxies, whose clients are known later. And at the
     /// upgrade of those. May take its time: the client waits for its turn.
     fn admit(&self, source: &Source) -> impl Future<Output = Admission> + Send;
+
+    /// How long this connection may speak HTTP. Asked once, before its first request.
+    fn http_life(&self) -> Duration;
 
     fn upgraded(&self, result: Upgrade);
 

@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -39,10 +38,6 @@ const HEADERS_MAX: usize = 64;
 
 /// hyper refuses a smaller head buffer.
 const HEAD_BYTES_MIN: usize = 8 * 1024;
-
-/// Time that one connection may spend on ordinary requests: idle ones end sooner, this bounds those that take an
-/// answer byte by byte.
-const HTTP_LIFE_MAX: Duration = Duration::from_secs(300);
 
 /// What a page may do if the configured policy is no header value.
 const STRICTEST_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'");
@@ -117,7 +112,7 @@ async fn serve_requests<G: Gate>(
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let life = tokio::time::timeout(HTTP_LIFE_MAX, async {
+    let life = tokio::time::timeout(visit.gate.http_life(), async {
         tokio::select! {
             result = connection.as_mut() => return result,
             () = stopped(stop) => connection.as_mut().graceful_shutdown(),

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, warn};
@@ -17,6 +17,13 @@ use crate::listener::tcp::{self, AcceptFailure};
 use crate::listener::{Admission, Gate, Opened, Route, Source, Upgrade, WebSocket, serve_connection};
 use crate::metrics::Metrics;
 use crate::session::admission::Limit;
+
+/// Time that one connection may spend on ordinary requests: idle ones end sooner, this bounds those that take an
+/// answer byte by byte.
+const HTTP_LIFE_MAX: Duration = Duration::from_secs(300);
+
+/// The same for one that is here only to be told that it is not let in.
+const REFUSED_LIFE_MAX: Duration = Duration::from_secs(10);
 
 pub(super) struct Door {
     /// Which of the settings' listeners it is.
@@ -112,6 +119,10 @@ impl Gate for Counted {
                 if self.place.refuse(limit) { Admission::GoOn } else { Admission::Close }
             }
         }
+    }
+
+    fn http_life(&self) -> Duration {
+        if self.place.refused().is_some() { REFUSED_LIFE_MAX } else { HTTP_LIFE_MAX }
     }
 
     fn upgraded(&self, result: Upgrade) {

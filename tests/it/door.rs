@@ -1,11 +1,14 @@
 //! Who may knock: origins, limits, rates, proxies, and what those who are not let in are told.
 
 mod bounds;
+mod flood;
+mod http_heads;
 mod limits;
 mod origins;
 mod proxies;
 mod proxy_header;
 mod rate;
+mod reaped;
 mod send_rate;
 
 use crate::support::process::get;

@@ -106,6 +106,10 @@ impl Gate for Open {
         Admission::GoOn
     }
 
+    fn http_life(&self) -> Duration {
+        Duration::from_secs(300)
+    }
+
     fn upgraded(&self, _: Upgrade) {}
 
     fn answered(&self, _: Route, _: u16) {}
