@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::amqp::ShortText;
 use super::command::Credentials;
+use crate::rate::Rate;
 
 /// Which behaviour wins where STOMP's specification and RabbitMQ's released plugin disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +107,8 @@ pub struct SessionConfig {
     /// The same for the client modes when the client asks for no `prefetch-count`.
     pub prefetch_client: u16,
     pub replay: Replay,
+    /// SENDs of one client; a faster one is not read for a while.
+    pub send_rate: Rate,
     /// Content of CONNECTED's `server` header; none: no header.
     pub server_header: Option<String>,
     pub subscriptions_max: usize,
@@ -143,6 +146,7 @@ impl Default for SessionConfig {
             prefetch_auto: 100,
             prefetch_client: 1000,
             replay: Replay::All,
+            send_rate: Rate::UNLIMITED,
             server_header: Some(concat!("stomp-relay/", env!("CARGO_PKG_VERSION")).to_owned()),
             subscriptions_max: 256,
             survive: None,

@@ -22,7 +22,7 @@ use crate::support::tally::{Promise, Report};
 use crate::support::traffic::{Acks, Pace, Traffic};
 
 /// Held by each test of this module: side by side they would only show that the machine is small.
-async fn alone() -> MutexGuard<'static, ()> {
+pub async fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::const_new(());
     ALONE.lock().await
 }

@@ -16,7 +16,7 @@ use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Concern, Delivery, Fa
 use stomp_relay::session::identity::Identity;
 use stomp_relay::session::io::{Input, LoggedIn, Output};
 use stomp_relay::session::refusal::CloseCode;
-use stomp_relay::session::{Session, SessionSeed, Stats};
+use stomp_relay::session::{Locality, Session, SessionSeed, Stats};
 use stomp_relay::stomp::{Command, DecodeError, Frame, Version};
 
 const DESTINATIONS: [&str; 8] = [
@@ -172,8 +172,7 @@ impl Stage {
         };
         let now = Instant::now();
         let seed = SessionSeed { id: "session-s".to_owned(), queue_names: [7; 16] };
-        let peer = std::net::Ipv4Addr::LOCALHOST.into();
-        let session = Session::new(Arc::new(config.clone()), seed, peer, now);
+        let session = Session::new(Arc::new(config.clone()), seed, Locality::Local, now);
         let (broker, client, deliveries) = (Broker::default(), Client::default(), Deliveries::default());
         Stage { broker, client, closed: None, config, deliveries, now, session }
     }
