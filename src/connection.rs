@@ -20,14 +20,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::broker::{Broker, Channel, ClientLabel};
+use crate::clients::Place;
 use crate::listener::{DriveError, Event, Incoming, Opened, Read, ReceiveError, WebSocket, Write};
 use crate::metrics::{Direction, Metrics, Peer, close_reason};
+use crate::session::admission::Limit;
 use crate::session::config::SessionConfig;
 use crate::session::event::{BrokerEvent, BrokerInfo, LoginFailure};
 use crate::session::identity::Identity;
 use crate::session::io::{Input, LoggedIn, Output};
 use crate::session::refusal::{Close, CloseCode};
-use crate::session::{Session, SessionSeed, Stats};
+use crate::session::{Locality, Session, SessionSeed, Stats};
 use crate::stomp::{Command, Decoder, Escapes, Frame, Item, Limits, encode};
 
 /// Bytes read ahead while the session wants no frames, so that pings are answered and a closed socket is noticed.
@@ -79,6 +81,7 @@ struct Connection<'a> {
     more: bool,
     /// The client sends nothing more; what it sent before is still handled.
     peer_gone: bool,
+    place: &'a Place,
     /// When the ping was queued that has no answer yet.
     pinged: Option<Instant>,
     presence: Presence,
@@ -123,18 +126,19 @@ pub async fn run(
     broker: &Broker,
     config: &ConnectionConfig,
     metrics: &Metrics,
-    drain: &CancellationToken,
+    place: &Place,
 ) {
     let started = Instant::now();
-    let session = Session::new(config.session.clone(), seed(), opened.peer.ip(), started);
+    let locality = if opened.source.is_local() { Locality::Local } else { Locality::Remote };
+    let session = Session::new(config.session.clone(), seed(), locality, started);
     let id = session.id().to_owned();
-    info!(session = id, peer = %opened.peer, origin = opened.origin.as_deref().unwrap_or(""), "session opened");
+    info!(session = id, peer = %opened.peer, client = %opened.source, origin = opened.origin.as_deref().unwrap_or(""), "session opened");
     let mut connection = Connection {
         broker,
         buffer: BytesMut::new(),
         config,
         decoder: Decoder::new(config.login_limits, config.escapes),
-        label: ClientLabel(opened.peer.to_string()),
+        label: ClientLabel(label(&opened)),
         asked: started,
         counted: Stats::default(),
         gauged: Gauged::default(),
@@ -144,6 +148,7 @@ pub async fn run(
         metrics,
         more: false,
         peer_gone: false,
+        place,
         pinged: None,
         presence: Presence::Unknown,
         session,
@@ -151,7 +156,10 @@ pub async fn run(
         socket_failed: false,
         stall: Stall::new(),
     };
-    let close = connection.serve(drain).await;
+    let close = match place.refused().and_then(|limit| connection.input(started, Input::NotAdmitted(limit))) {
+        Some(close) => close,
+        None => connection.serve(&place.drain).await,
+    };
     let stats = connection.session.stats();
     let peer = if connection.peer_gone { Peer::Gone } else { Peer::There };
     let reason = close_reason(close.code, peer);
@@ -160,7 +168,7 @@ pub async fn run(
     metrics.session_closed(reason, started.elapsed().as_secs_f64());
     info!(
         session = id,
-        peer = %opened.peer,
+        client = %opened.source,
         user = connection.session.login(),
         vhost = connection.session.virtual_host(),
         version = connection.session.version().map_or("", |version| version.as_str()),
@@ -264,6 +272,13 @@ impl Connection<'_> {
                     info
                 });
                 let identity = std::mem::take(&mut self.identity);
+                if !resumed
+                    && result.is_ok()
+                    && let Err(limit) = self.place.take_user(&identity.user)
+                {
+                    self.metrics.rejected(limit.label());
+                    return self.input(now, Input::NotAdmitted(limit));
+                }
                 self.input(
                     now,
                     match resumed {
@@ -384,8 +399,16 @@ impl Connection<'_> {
                 Output::Login { credentials, virtual_host } => {
                     self.asked = now;
                     self.identity = Identity::of_login(&credentials.login);
-                    let (broker, label) = (self.broker.clone(), self.label.clone());
-                    self.login = Some(Box::pin(async move { broker.login(&virtual_host, &credentials, &label).await }));
+                    match self.place.take_connect(now) {
+                        Ok(turn) => {
+                            let (broker, label) = (self.broker.clone(), self.label.clone());
+                            self.login = Some(Box::pin(async move {
+                                tokio::time::sleep_until(turn.into()).await;
+                                broker.login(&virtual_host, &credentials, &label).await
+                            }));
+                        }
+                        Err(limit) => self.not_admitted(now, limit),
+                    }
                 }
                 Output::Ping => {
                     self.pinged.get_or_insert(now);
@@ -401,6 +424,11 @@ impl Connection<'_> {
             }
         }
         None
+    }
+
+    fn not_admitted(&mut self, now: Instant, limit: Limit) {
+        self.metrics.rejected(limit.label());
+        self.session.handle_input(now, Input::NotAdmitted(limit));
     }
 
     fn send(&mut self, frame: &Frame) {
@@ -488,6 +516,14 @@ impl Stall {
 
     fn is_over(&self, now: Instant, timeout: Duration) -> bool {
         self.deadline(timeout).is_some_and(|deadline| now >= deadline)
+    }
+}
+
+/// How the broker's log names the client: with its port where it is directly connected.
+fn label(opened: &Opened) -> String {
+    match opened.source.through() {
+        [] => opened.peer.to_string(),
+        _ => opened.source.client().to_string(),
     }
 }
 

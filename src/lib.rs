@@ -11,7 +11,7 @@
 //! 3  listener  broker  dev_cert              adapters: each knows one outside world, none knows another
 //! 2  metrics  clients                        what is counted; who is connected, and the cap
 //! 1  session                                 pure state machine: frames in, commands out; broker events in, frames out
-//! 0  stomp                                   pure codec: std, bytes, memchr, thiserror
+//! 0  stomp  rate                             pure codec: std, bytes, memchr, thiserror; token buckets
 //! ```
 //!
 //! Read in this order: `session`, `session::command`, `session::event`, `connection`, `broker::channel`, `server`.
@@ -26,6 +26,7 @@ pub mod dev_cert;
 pub mod explain;
 pub mod listener;
 pub mod metrics;
+pub mod rate;
 pub mod readiness;
 pub mod server;
 pub mod session;

@@ -73,6 +73,12 @@ pub struct ResultLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    route: &'static str,
+    code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabels {
     version: &'static str,
 }
@@ -87,6 +93,7 @@ pub struct Metrics {
     failovers: Counter,
     frames: Family<FrameLabels, Counter>,
     heartbeat_timeouts: Family<SideLabel, Counter>,
+    http_requests: Family<RequestLabels, Counter>,
     late_acks: Counter,
     messages: Family<DirectionLabel, Counter>,
     messages_confirmed: Counter,
@@ -97,6 +104,7 @@ pub struct Metrics {
     pub suspended: Gauge,
     /// Sessions that are logged in.
     pub sessions: Gauge,
+    sends_throttled: Counter,
     sessions_closed: Family<ReasonLabel, Counter>,
     /// Bytes that wait for clients' sockets.
     pub send_queue_bytes: Gauge,
@@ -104,6 +112,7 @@ pub struct Metrics {
     /// Subscriptions of all sessions.
     pub subscriptions: Gauge,
     timings: Timings,
+    upgrades: Family<ResultLabel, Counter>,
     /// Deliveries that clients have not settled.
     pub unacked: Gauge,
 }
@@ -161,10 +170,17 @@ impl Metrics {
         );
         registry.register("sessions", "Sessions that are logged in", self.sessions.clone());
         registry.register("sessions_suspended", "Sessions that wait for a broker", self.suspended.clone());
+        registry.register(
+            "sends_throttled",
+            "Times a client sent too fast and was not read",
+            self.sends_throttled.clone(),
+        );
         registry.register("sessions_closed", "Ended sessions by reason", self.sessions_closed.clone());
         registry.register("send_queue_bytes", "Bytes that wait for clients' sockets", self.send_queue_bytes.clone());
         registry.register("slow_consumers", "Slow clients by what was done", self.slow_consumers.clone());
         registry.register("heartbeat_timeouts", "Silent peers", self.heartbeat_timeouts.clone());
+        registry.register("http_requests", "Requests by route and status", self.http_requests.clone());
+        registry.register("ws_upgrades", "Requests to the WebSocket's path by result", self.upgrades.clone());
         registry.register("subscriptions", "Subscriptions", self.subscriptions.clone());
         registry.register("unacked_messages", "Deliveries that clients have not settled", self.unacked.clone());
         let Timings { confirm, login, ping, outage, session } = self.timings.clone();
@@ -198,6 +214,15 @@ impl Metrics {
 
     pub fn rejected(&self, reason: &'static str) {
         self.connections_rejected.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// `code` is one of the statuses of docs/errors.md.
+    pub fn request(&self, route: &'static str, code: u16) {
+        self.http_requests.get_or_create(&RequestLabels { route, code }).inc();
+    }
+
+    pub fn upgrade(&self, result: &'static str) {
+        self.upgrades.get_or_create(&ResultLabel { result }).inc();
     }
 
     pub fn outage_ended(&self, seconds: f64) {
@@ -247,6 +272,7 @@ impl Metrics {
             self.messages_dropped.inc_by(dropped);
             self.slow_consumers.get_or_create(&ActionLabel { action: "drop_oldest" }).inc();
         }
+        self.sends_throttled.inc_by(now.throttles - before.throttles);
         self.messages_rejected.inc_by(now.messages_rejected - before.messages_rejected);
         self.messages_repeated.inc_by(now.messages_repeated - before.messages_repeated);
     }

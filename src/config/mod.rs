@@ -28,7 +28,7 @@ pub use problem::{Place, Problem, Problems};
 pub use reference::render as render_reference;
 pub use secret::Secret;
 pub use sections::{
-    Admin, Auth, Broker, Drain, Http, Limits, Log, LogFormat, Session, Stomp, Subscriptions, Tls, WebSocket,
+    Admin, Auth, Broker, Drain, Http, Limits, Log, LogFormat, Proxy, Session, Stomp, Subscriptions, Tls, WebSocket,
 };
 pub use url::{BrokerUri, ListenUrl, Scheme};
 
@@ -50,6 +50,7 @@ pub struct Config {
     pub subscriptions: Subscriptions,
     pub websocket: WebSocket,
     pub http: Http,
+    pub proxy: Proxy,
     pub limits: Limits,
     pub admin: Admin,
     pub drain: Drain,
@@ -116,6 +117,7 @@ impl Config {
             subscriptions: Subscriptions::read(reader),
             websocket: WebSocket::read(reader),
             http: Http::read(reader),
+            proxy: Proxy::read(reader),
             limits: Limits::read(reader),
             admin: Admin::read(reader),
             drain: Drain::read(reader),

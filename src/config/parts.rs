@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use super::{BrokerUri, Config};
 use crate::broker::{BrokerConfig, Encryption, Node};
+use crate::clients::{ClientLimits, PaceLimits};
 use crate::connection::ConnectionConfig;
-use crate::listener::{ListenerConfig, StaticRoot, WebSocketConfig};
+use crate::listener::{ListenerConfig, ProxyConfig, StaticRoot, WebSocketConfig};
+use crate::rate::Rate;
 use crate::session::amqp::ShortText;
 use crate::session::command::Credentials;
 use crate::session::config::{Compatibility, HostHeader, SessionConfig, VirtualHosts};
@@ -86,6 +88,7 @@ impl Config {
             prefetch_client: session.prefetch_client,
             replay: self.broker.replay,
             rules: Arc::new(self.rule_set()),
+            send_rate: Rate { per_second: session.send_rate_max, burst: session.send_burst_max },
             server_header: stomp.server_header.then(|| concat!("stomp-relay/", env!("CARGO_PKG_VERSION")).to_owned()),
             // RabbitMQ judges what every client does; rules are a further fence.
             stance: Stance::Open,
@@ -106,6 +109,29 @@ impl Config {
         }
     }
 
+    pub fn client_limits(&self) -> ClientLimits {
+        let limits = &self.limits;
+        let pace = |(per_second, burst), (each_per_second, each_burst)| PaceLimits {
+            everybody: Rate { per_second, burst },
+            each_address: Rate { per_second: each_per_second, burst: each_burst },
+            wait_max: limits.rate_wait_max,
+        };
+        ClientLimits {
+            connections_max: limits.connections_max,
+            connections_per_address_max: limits.connections_per_address_max,
+            connections_per_user_max: limits.connections_per_user_max,
+            refusals_max: limits.refusals_max,
+            connects: pace(
+                (limits.connect_rate_max, limits.connect_burst_max),
+                (limits.connect_rate_per_address_max, limits.connect_burst_per_address_max),
+            ),
+            handshakes: pace(
+                (limits.handshake_rate_max, limits.handshake_burst_max),
+                (limits.handshake_rate_per_address_max, limits.handshake_burst_per_address_max),
+            ),
+        }
+    }
+
     /// What all listeners share; the path and TLS are each one's own.
     pub fn listener_config(
         &self,
@@ -121,6 +147,12 @@ impl Config {
             head_bytes_max: self.http.head_bytes_max,
             root,
             content_security_policy: self.http.content_security_policy.clone(),
+            origins: self.http.origins.clone(),
+            proxy: ProxyConfig {
+                trusted: self.proxy.trusted.clone(),
+                protocol_from: self.proxy.protocol_from.clone(),
+                header: self.proxy.header,
+            },
             websocket: WebSocketConfig {
                 message_bytes_max: self.stomp.login_frame_bytes_max,
                 opcode: self.websocket.frames,

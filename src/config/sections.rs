@@ -7,13 +7,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::kind::{ListMin, boolean, choice, header_value, list, name, optional, path, secret, table};
 use super::log_filter::{LogFilter, log_filter};
 use super::quantity::{count, duration, factor, kib, mib, milliseconds, minutes, seconds, size, whole_seconds};
 use super::reader::section;
 use super::secret::Secret;
-use super::url::{BrokerUri, ListenUrl, address_or_none, broker_uri, listen_url};
-use crate::listener::Opcode;
+use super::url::{BrokerUri, ListenUrl, address_or_none, broker_uri, listen_url, network, origin};
+use crate::listener::{ForwardedHeader, Opcode, OriginPattern};
 use crate::session::config::{Compatibility, DestinationDecoding, DurableQueueNaming, HeaderTypes, Replay};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +159,11 @@ section! {
         unconfirmed_messages_max: usize = count(1..=100_000), "256";
         /// Bytes of SENDs that RabbitMQ has not confirmed; the client is not read at this bound.
         unconfirmed_bytes_max: usize = size(kib(1)..=mib(1024)), "4MiB";
+        /// SENDs a second that a client may make in the long run; a faster one is read no faster than that. 0: RabbitMQ's
+        /// confirms alone set the pace.
+        send_rate_max: u32 = count(0..=1_000_000), "0";
+        /// SENDs that a client may make at once before `send_rate_max` holds it back.
+        send_burst_max: u32 = count(1..=1_000_000), "1000";
         /// Bytes that wait to be written to the client; at this bound nothing more is fetched for it.
         write_buffer_bytes_max: usize = size(kib(16)..=mib(1024)), "1MiB";
         /// A client that takes no byte for this long is dropped.
@@ -200,6 +207,10 @@ section! {
         head_timeout: Duration = duration(milliseconds(10)..=minutes(10)), "10s";
         /// Size of a request's head.
         head_bytes_max: usize = size(kib(8)..=mib(1)), "16KiB";
+        /// Origins of the web pages that may connect, such as `https://app.example.com`, `https://*.example.com` (every name
+        /// below), `null` (files) or `*` (all). Empty: pages of the host that the request names, over the same scheme.
+        /// Clients that are no browser send no origin and may connect.
+        origins: Vec<OriginPattern> = list(origin(), ListMin::Zero), "";
         /// Directory of static files that are served beside the WebSocket.
         root: Option<PathBuf> = optional(path()), "";
         /// `Content-Security-Policy` of static files.
@@ -210,12 +221,50 @@ section! {
 }
 
 section! {
-    /// Bounds of the whole process.
+    /// Proxies and load balancers in front; [proxies.md](proxies.md) has tested examples.
+    pub struct Proxy in "proxy" {
+        /// Addresses or networks of HTTP proxies whose `header` is believed, such as `10.0.0.0/8`.
+        trusted: Vec<IpNet> = list(network(), ListMin::Zero), "";
+        /// The header in which they name the client. The other one is never read: proxies pass it on as the client wrote it.
+        header: ForwardedHeader = choice(&[
+            ("x-forwarded-for", ForwardedHeader::XForwardedFor),
+            ("forwarded", ForwardedHeader::Forwarded),
+        ]), "x-forwarded-for";
+        /// Addresses or networks of TCP proxies: connections from them must begin with a PROXY protocol header, version 1 or
+        /// 2; others are never searched for one.
+        protocol_from: Vec<IpNet> = list(network(), ListMin::Zero), "";
+    }
+}
+
+section! {
+    /// Bounds of the whole process. An IPv6 address counts by its /64 network.
     pub struct Limits in "limits" {
         /// Client connections at a time.
         connections_max: usize = count(1..=10_000_000), "10000";
         /// Client connections at a time from one IP address.
         connections_per_address_max: usize = count(1..=10_000_000), "1000";
+        /// Client connections at a time of one user.
+        connections_per_user_max: usize = count(1..=10_000_000), "10000";
+        /// Connections, beyond those, that are kept just long enough to tell the client which limit it has met.
+        refusals_max: usize = count(0..=1_000_000), "100";
+        /// New connections in a second; 0: no limit. Those beyond wait for their turn.
+        handshake_rate_max: u32 = count(0..=1_000_000), "1000";
+        /// New connections at once, before `handshake_rate_max` holds them back.
+        handshake_burst_max: u32 = count(1..=1_000_000), "5000";
+        /// New connections in a second from one IP address; 0: no limit.
+        handshake_rate_per_address_max: u32 = count(0..=1_000_000), "200";
+        /// New connections at once from one IP address.
+        handshake_burst_per_address_max: u32 = count(1..=1_000_000), "1000";
+        /// Logins (CONNECT) in a second; 0: no limit. Those beyond wait for their turn.
+        connect_rate_max: u32 = count(0..=1_000_000), "1000";
+        /// Logins at once, before `connect_rate_max` holds them back.
+        connect_burst_max: u32 = count(1..=1_000_000), "5000";
+        /// Logins in a second from one IP address; 0: no limit.
+        connect_rate_per_address_max: u32 = count(0..=1_000_000), "200";
+        /// Logins at once from one IP address.
+        connect_burst_per_address_max: u32 = count(1..=1_000_000), "1000";
+        /// Longest wait for a turn; a client that would wait longer is refused. Rate times this is the longest queue.
+        rate_wait_max: Duration = duration(milliseconds(0)..=minutes(1)), "5s";
     }
 }
 

@@ -5,7 +5,10 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use ipnet::IpNet;
+
 use super::kind::{Kind, Shape, string};
+use crate::listener::OriginPattern;
 
 /// The path of a listen URL that names none.
 const DEFAULT_PATH: &str = "/ws";
@@ -76,6 +79,22 @@ pub(super) fn broker_uri() -> Kind<BrokerUri> {
         let text = string(value)?;
         parse_broker(text).map_err(|reason| format!("{} is not a broker URI: {reason}", shown(text)))
     })
+}
+
+/// A network in CIDR notation, or a single address.
+pub(super) fn network() -> Kind<IpNet> {
+    Kind::simple("network", Shape::Text, |value| {
+        let text = string(value)?;
+        let single = || text.parse::<IpAddr>().map(IpNet::from);
+        text.parse()
+            .or_else(|_| single())
+            .map_err(|_| format!("{text:?} is neither an address nor a network; write \"10.0.0.5\" or \"10.0.0.0/8\""))
+    })
+}
+
+/// An origin of web pages (RFC 6454), or a pattern of origins.
+pub(super) fn origin() -> Kind<OriginPattern> {
+    Kind::simple("origin", Shape::Text, |value| string(value)?.trim().parse())
 }
 
 /// An address to listen on, or `none`.

@@ -8,19 +8,18 @@ mod token;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::Config;
-use crate::session::command::{BrokerCommand, Credentials};
-use crate::session::config::{HostHeader, SessionConfig, VirtualHosts};
+use crate::session::command::BrokerCommand;
+use crate::session::config::SessionConfig;
 use crate::session::destination::Destination;
 use crate::session::event::{BrokerEvent, BrokerInfo};
 use crate::session::identity::Identity;
 use crate::session::io::{Input, LoggedIn, Output};
 use crate::session::rules::{Client, Demand, Effect, NotFor, Operation, Purpose, Rule, Stance, Verdict};
-use crate::session::{Session, SessionSeed};
+use crate::session::{Locality, Session, SessionSeed};
 use crate::stomp::{Command, Frame};
 
 pub use token::{TokenError, identity_of_token};
@@ -72,10 +71,8 @@ pub fn explain(config: &Config, question: &Question) -> Explanation {
         let text = format!("{TOKENS} renews the client's token; no rule has a say, and nothing goes to RabbitMQ");
         return Explanation { accepted: true, text };
     }
-    let mut config = config.session_config();
+    let config = config.session_config();
     let virtual_host = question.virtual_host.clone().unwrap_or_else(|| config.virtual_hosts.default.clone());
-    config.virtual_hosts = VirtualHosts { default: virtual_host.clone(), host_header: HostHeader::Ignored };
-    config.loopback_users.clear();
     let mut text = String::new();
     let frame = frame(question);
     if let Ok(destination) = Destination::parse(&question.destination, config.destination_decoding) {
@@ -85,7 +82,7 @@ pub fn explain(config: &Config, question: &Question) -> Explanation {
             Client { identity: &question.identity, topic_exchange: exchange.as_str(), virtual_host: &virtual_host };
         decisions(&mut text, &config, &demand, &client);
     }
-    let accepted = play(&mut text, config, question, frame);
+    let accepted = play(&mut text, config, question, virtual_host, frame);
     Explanation { accepted, text }
 }
 
@@ -165,19 +162,12 @@ fn say(verdict: &Verdict) -> String {
 }
 
 /// Plays the frame to a session and shows what comes of it; whether it was accepted.
-fn play(text: &mut String, config: SessionConfig, question: &Question, frame: Frame) -> bool {
+fn play(text: &mut String, config: SessionConfig, question: &Question, virtual_host: String, frame: Frame) -> bool {
     let now = Instant::now();
     let seed = SessionSeed { id: "explained".to_owned(), queue_names: [0; 16] };
-    let mut config = config;
-    let login = question.identity.user.clone();
-    config.default_credentials = Some(Credentials { login, passcode: String::new() });
-    let mut session = Session::new(Arc::new(config), seed, Ipv4Addr::LOCALHOST.into(), now);
-    let mut connect = Frame::new(Command::Connect);
-    connect.headers.push("accept-version", "1.2");
-    session.handle_input(now, Input::Frame(connect));
+    let mut session = Session::new(Arc::new(config), seed, Locality::Local, now);
     let broker = BrokerInfo { version: question.broker_version.clone() };
-    session.handle_input(now, Input::Login(Ok(LoggedIn { broker, identity: question.identity.clone() })));
-    while session.poll_output().is_some() {}
+    session.assume_login(LoggedIn { broker, identity: question.identity.clone() }, virtual_host);
     let named = ["durable", "persistent", "x-queue-name"].iter().any(|name| frame.headers.contains(name));
     session.handle_input(now, Input::Frame(frame));
     let (mut operations, mut refusal) = (String::new(), None);

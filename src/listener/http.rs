@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -15,7 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderMap,
-    HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL,
+    HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::server::conn::http1;
@@ -26,20 +25,19 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::gate::{Admission, Gate, Route, Upgrade};
 use super::handshake::{Handshake, HandshakeError, Subprotocol, VERSION};
+use super::origin::{self, Target};
 use super::pages::{self, Endpoint, Format};
+use super::source::Source;
 use super::stream::Stream;
-use super::{ListenerConfig, Security};
+use super::{ListenerConfig, Security, StaticRoot, forwarded, refusals, stopped};
 
 /// Header lines of one request; more are answered with 431.
 const HEADERS_MAX: usize = 64;
 
 /// hyper refuses a smaller head buffer.
 const HEAD_BYTES_MIN: usize = 8 * 1024;
-
-/// Time that one connection may spend on ordinary requests: idle ones end sooner, this bounds those that take an
-/// answer byte by byte.
-const HTTP_LIFE_MAX: Duration = Duration::from_secs(300);
 
 /// What a page may do if the configured policy is no header value.
 const STRICTEST_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'");
@@ -63,35 +61,48 @@ pub(super) struct Upgraded {
 pub(super) struct Details {
     pub(super) subprotocol: Option<Subprotocol>,
     pub(super) origin: Option<String>,
+    pub(super) source: Source,
     pub(super) user_agent: Option<String>,
 }
 
-type Accepted = Mutex<Option<(OnUpgrade, Details)>>;
-
 /// Serves requests until one is upgraded, which is returned, or the connection ends. On `stop` it ends after the
 /// request in progress.
-pub(super) async fn serve(stream: Stream, config: &Arc<ListenerConfig>, stop: &CancellationToken) -> Option<Upgraded> {
-    let accepted = Arc::new(Accepted::default());
-    if let Err(error) = serve_requests(stream, config, stop, &accepted).await {
+pub(super) async fn serve<G: Gate>(
+    stream: Stream,
+    config: &Arc<ListenerConfig>,
+    stop: &CancellationToken,
+    source: Source,
+    gate: &Arc<G>,
+) -> Option<Upgraded> {
+    let visit = Arc::new(Visit { accepted: Mutex::default(), config: config.clone(), gate: gate.clone(), source });
+    if let Err(error) = serve_requests(stream, &visit, stop).await {
         // hyper's "unexpected message" and the like: the peer sent no HTTP, was too slow or left.
         debug!(%error, "HTTP connection failed");
         return None;
     }
-    let (upgrade, details) = accepted.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    let (upgrade, details) = visit.accepted.lock().unwrap_or_else(PoisonError::into_inner).take()?;
     // Resolved already: the connection has been driven to its end.
     let parts = upgrade.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
     Some(Upgraded { stream: parts.io.into_inner(), read_ahead: parts.read_buf, details })
 }
 
-async fn serve_requests(
+/// What the requests of one connection have in common.
+struct Visit<G> {
+    accepted: Mutex<Option<(OnUpgrade, Details)>>,
+    config: Arc<ListenerConfig>,
+    gate: Arc<G>,
+    source: Source,
+}
+
+async fn serve_requests<G: Gate>(
     stream: Stream,
-    config: &Arc<ListenerConfig>,
+    visit: &Arc<Visit<G>>,
     stop: &CancellationToken,
-    accepted: &Arc<Accepted>,
 ) -> Result<(), hyper::Error> {
+    let config = &visit.config;
     let service = service_fn(|request| {
-        let (config, accepted) = (config.clone(), accepted.clone());
-        async move { Ok::<_, Infallible>(answer(request, &config, &accepted).await) }
+        let visit = visit.clone();
+        async move { Ok::<_, Infallible>(answer(request, &visit).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -101,65 +112,112 @@ async fn serve_requests(
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let life = tokio::time::timeout(HTTP_LIFE_MAX, async {
+    let life = tokio::time::timeout(visit.gate.http_life(), async {
         tokio::select! {
             result = connection.as_mut() => return result,
-            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+            () = stopped(stop) => connection.as_mut().graceful_shutdown(),
         }
         connection.await
     });
     life.await.unwrap_or(Ok(()))
 }
 
-async fn answer(mut request: Request<Incoming>, config: &ListenerConfig, accepted: &Accepted) -> Response<Body> {
-    if is_websocket_path(request.uri().path(), &config.path) {
-        return websocket_path(&mut request, config, accepted);
-    }
-    match (&config.root, request.method()) {
-        (Some(root), &Method::GET | &Method::HEAD) => match root.open(request.uri().path()).await {
-            Some(file) => {
-                let mut response = Response::new(Body::default());
-                let headers = response.headers_mut();
-                headers.insert(CONTENT_LENGTH, file.length.into());
-                headers.insert(CONTENT_TYPE, file.content_type.clone());
-                headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-                *response.body_mut() = file.into_body();
-                finish(response, config)
-            }
-            None => not_found(&request, config),
-        },
-        (Some(_), _) => method_not_allowed(config),
-        (None, _) => not_found(&request, config),
-    }
+async fn answer<G: Gate>(request: Request<Incoming>, visit: &Visit<G>) -> Response<Body> {
+    let Visit { config, gate, .. } = visit;
+    let (route, response) = if is_websocket_path(request.uri().path(), &config.path) {
+        let (response, upgrade) = websocket_path(request, visit).await;
+        gate.upgraded(upgrade);
+        (Route::WebSocket, response)
+    } else if let Some(root) = &config.root {
+        (Route::File, file(request, root, config).await)
+    } else {
+        (Route::None, not_found(&request, config))
+    };
+    gate.answered(route, response.status().as_u16());
+    response
 }
 
-fn websocket_path(request: &mut Request<Incoming>, config: &ListenerConfig, accepted: &Accepted) -> Response<Body> {
+async fn file(request: Request<Incoming>, root: &StaticRoot, config: &ListenerConfig) -> Response<Body> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return method_not_allowed(config);
     }
-    let handshake = match Handshake::read(request.headers()) {
-        _ if request.method() == Method::HEAD => return upgrade_required(request, config),
+    let Some(file) = root.open(request.uri().path()).await else { return not_found(&request, config) };
+    let mut response = Response::new(Body::default());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_LENGTH, file.length.into());
+    headers.insert(CONTENT_TYPE, file.content_type.clone());
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    *response.body_mut() = file.into_body();
+    finish(response, config)
+}
+
+async fn websocket_path<G: Gate>(mut request: Request<Incoming>, visit: &Visit<G>) -> (Response<Body>, Upgrade) {
+    let Visit { accepted, config, gate, source } = visit;
+    // First of all: no other answer is for a page that may not connect.
+    if let Some(origin) = refused_origin(&request, visit) {
+        refusals::origin(&origin, source, host(&request));
+        return (text(StatusCode::FORBIDDEN, pages::forbidden_origin(&origin), config), Upgrade::Origin);
+    }
+    let handshake = match read_handshake(&request, config) {
         Ok(handshake) => handshake,
-        Err(HandshakeError::NotAsked) => return upgrade_required(request, config),
-        Err(error @ HandshakeError::OtherVersion) => {
-            let mut response = text(StatusCode::UPGRADE_REQUIRED, format!("{error}.\n"), config);
-            ask_for_upgrade(&mut response);
-            response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
-            return response;
-        }
-        Err(error) => return text(StatusCode::BAD_REQUEST, format!("Bad WebSocket handshake: {error}.\n"), config),
+        Err(response) => return (response, Upgrade::BadHandshake),
     };
-    if request.version() != Version::HTTP_11 || !request.body().is_end_stream() {
-        let reason = "Bad WebSocket handshake: it must be an HTTP/1.1 request without a body.\n";
-        return text(StatusCode::BAD_REQUEST, reason.into(), config);
+    let source = forwarded::client_of(source.clone(), request.headers(), &config.proxy);
+    if config.proxy.trusts(visit.source.client()) && gate.admit(&source).await == Admission::Close {
+        return (unavailable(config), Upgrade::NotAdmitted);
     }
     let details = Details {
         subprotocol: handshake.subprotocol,
         origin: header_text(request.headers(), ORIGIN),
+        source,
         user_agent: header_text(request.headers(), USER_AGENT),
     };
-    *accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some((hyper::upgrade::on(request), details));
-    switching_protocols(&handshake)
+    *accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some((hyper::upgrade::on(&mut request), details));
+    (switching_protocols(&handshake), Upgrade::Accepted)
+}
+
+/// The handshake, or the answer to what is none.
+fn read_handshake(request: &Request<Incoming>, config: &ListenerConfig) -> Result<Handshake, Response<Body>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(method_not_allowed(config));
+    }
+    let handshake = match Handshake::read(request.headers()) {
+        _ if request.method() == Method::HEAD => return Err(upgrade_required(request, config)),
+        Ok(handshake) => handshake,
+        Err(HandshakeError::NotAsked) => return Err(upgrade_required(request, config)),
+        Err(error @ HandshakeError::OtherVersion) => {
+            let mut response = text(StatusCode::UPGRADE_REQUIRED, format!("{error}.\n"), config);
+            ask_for_upgrade(&mut response);
+            response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
+            return Err(response);
+        }
+        Err(error) => {
+            return Err(text(StatusCode::BAD_REQUEST, format!("Bad WebSocket handshake: {error}.\n"), config));
+        }
+    };
+    if request.version() != Version::HTTP_11 || !request.body().is_end_stream() {
+        let reason = "Bad WebSocket handshake: it must be an HTTP/1.1 request without a body.\n";
+        return Err(text(StatusCode::BAD_REQUEST, reason.into(), config));
+    }
+    Ok(handshake)
+}
+
+/// The origin of the page, if it may not connect. Of several all must be allowed.
+fn refused_origin<G>(request: &Request<Incoming>, visit: &Visit<G>) -> Option<String> {
+    let Visit { config, source, .. } = visit;
+    let headers = request.headers();
+    let told = match config.proxy.trusts(source.client()) {
+        true => forwarded::is_https(headers, config.proxy.header),
+        false => None,
+    };
+    let https = told.unwrap_or(Security::of(config) == Security::Tls);
+    let target = Target { https, host: host(request) };
+    let is_refused = |value: &&HeaderValue| {
+        let allowed = |origin| origin::is_allowed(origin, &config.origins, target);
+        !value.to_str().is_ok_and(allowed)
+    };
+    let refused = headers.get_all(ORIGIN).iter().find(is_refused)?;
+    Some(String::from_utf8_lossy(refused.as_bytes()).into_owned())
 }
 
 /// Exactly the configured path, or with one slash behind it; the query string is not part of a path.
@@ -196,6 +254,12 @@ fn not_found(request: &Request<Incoming>, config: &ListenerConfig) -> Response<B
 fn method_not_allowed(config: &ListenerConfig) -> Response<Body> {
     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are answered here.\n".into(), config);
     response.headers_mut().insert(ALLOW, GET_AND_HEAD);
+    response
+}
+
+fn unavailable(config: &ListenerConfig) -> Response<Body> {
+    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, pages::UNAVAILABLE.into(), config);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
     response
 }
 
@@ -239,13 +303,17 @@ fn finish(mut response: Response<Body>, config: &ListenerConfig) -> Response<Bod
 }
 
 fn endpoint<'a>(request: &'a Request<Incoming>, config: &'a ListenerConfig) -> Endpoint<'a> {
-    let header = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    let host = header.or(request.uri().authority().map(|authority| authority.as_str())).unwrap_or_default();
     let scheme = match Security::of(config) {
         Security::Tls => "wss",
         Security::Plain => "ws",
     };
-    Endpoint { scheme, host: pages::printable_host(host), path: &config.path }
+    Endpoint { scheme, host: pages::printable_host(host(request)), path: &config.path }
+}
+
+/// Where the client believes to be; empty if it does not say.
+fn host(request: &Request<Incoming>) -> &str {
+    let header = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    header.or(request.uri().authority().map(|authority| authority.as_str())).unwrap_or_default()
 }
 
 fn format(headers: &HeaderMap) -> Format {

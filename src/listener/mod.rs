@@ -6,10 +6,16 @@
 
 mod event;
 mod files;
+mod forwarded;
+mod gate;
 mod handshake;
 mod http;
+mod origin;
 mod outgoing;
 mod pages;
+mod proxy_protocol;
+mod refusals;
+mod source;
 mod stream;
 pub mod tcp;
 pub mod tls;
@@ -25,7 +31,12 @@ use tracing::debug;
 
 pub use self::event::{DriveError, Event, Incoming, ReceiveError, SendError};
 pub use self::files::{FILE_BYTES_MAX, StaticRoot};
+pub use self::forwarded::{ForwardedHeader, HOPS_MAX};
+pub use self::gate::{Admission, Gate, Route, Upgrade};
 pub use self::handshake::Subprotocol;
+pub use self::origin::OriginPattern;
+pub use self::proxy_protocol::HEADER_BYTES_MAX as PROXY_HEADER_BYTES_MAX;
+pub use self::source::{ProxyConfig, Source};
 use self::stream::Stream;
 pub use self::websocket::{Opcode, Read, WebSocket, WebSocketConfig, Write};
 
@@ -47,6 +58,9 @@ pub struct ListenerConfig {
     pub root: Option<StaticRoot>,
     /// `Content-Security-Policy` of HTML pages.
     pub content_security_policy: String,
+    /// Pages that may connect; empty: those of the host that the request names.
+    pub origins: Vec<OriginPattern>,
+    pub proxy: ProxyConfig,
     pub websocket: WebSocketConfig,
 }
 
@@ -66,7 +80,10 @@ impl Security {
 /// What is known of a client when its WebSocket opens. All but the addresses is as the client says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
+    /// Of the TCP connection; a proxy's, if one is between.
     pub peer: SocketAddr,
+    /// The client behind it.
+    pub source: Source,
     pub local: SocketAddr,
     pub security: Security,
     /// The subprotocol that was agreed on; None if the client offered none of ours.
@@ -75,34 +92,76 @@ pub struct Opened {
     pub user_agent: Option<String>,
 }
 
+/// What is not yet a WebSocket goes on for this long after `stop`: a client that is just coming in gets its answer.
+const STOP_GRACE: Duration = Duration::from_millis(500);
+
 /// Serves one accepted socket to its end: TLS, HTTP, and after an upgrade `on_open`, whose future runs right here. No
 /// task is left behind: a client is one task, the caller's.
 ///
-/// `stop` ends what is not yet a WebSocket, after the request in progress. An open WebSocket is not touched by it.
-pub async fn serve_connection<F, Fut>(
+/// `stop` ends what is not yet a WebSocket, after a moment and the request in progress. An open WebSocket is not touched by
+/// it.
+pub async fn serve_connection<G, F, Fut>(
     socket: TcpStream,
     peer: SocketAddr,
     config: Arc<ListenerConfig>,
     stop: CancellationToken,
+    gate: Arc<G>,
     on_open: F,
 ) where
+    G: Gate,
     F: Fn(WebSocket, Opened) -> Fut + Send + 'static,
     Fut: Future<Output = ()> + Send,
 {
     let Ok(local) = tcp::prepare(&socket).and_then(|()| socket.local_addr()) else { return };
-    let stream = tokio::select! {
-        stream = secure(socket, peer, &config) => stream,
-        () = stop.cancelled() => None,
+    let entered = tokio::select! {
+        entered = enter(socket, peer, &config, &*gate) => entered,
+        () = stopped(&stop) => None,
     };
-    let Some(stream) = stream else { return };
-    let Some(http::Upgraded { stream, read_ahead, details }) = http::serve(stream, &config, &stop).await else {
+    let Some((stream, source)) = entered else { return };
+    let Some(http::Upgraded { stream, read_ahead, details }) = http::serve(stream, &config, &stop, source, &gate).await
+    else {
         return;
     };
-    let http::Details { subprotocol, origin, user_agent } = details;
-    let opened = Opened { peer, local, security: Security::of(&config), subprotocol, origin, user_agent };
+    let http::Details { subprotocol, origin, source, user_agent } = details;
+    let opened = Opened { peer, source, local, security: Security::of(&config), subprotocol, origin, user_agent };
     let websocket = WebSocket::new(stream, &read_ahead, config.websocket);
-    drop((read_ahead, config, stop));
+    drop((read_ahead, config, stop, gate));
     on_open(websocket, opened).await;
+}
+
+async fn stopped(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(STOP_GRACE).await;
+}
+
+/// Who it is, whether it may come in, and the stream to speak HTTP on.
+async fn enter<G: Gate>(
+    mut socket: TcpStream,
+    peer: SocketAddr,
+    config: &ListenerConfig,
+    gate: &G,
+) -> Option<(Stream, Source)> {
+    let mut source = Source::direct(peer, &config.proxy);
+    if config.proxy.speaks_proxy_protocol(source.client()) {
+        let announced = tokio::time::timeout(config.head_timeout, proxy_protocol::read(&mut socket)).await;
+        match announced {
+            Ok(Ok(Some(client))) => source = source.behind(client),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => {
+                debug!(%peer, %error, "connection from a network of proxy.protocol_from refused");
+                return None;
+            }
+            Err(_) => {
+                debug!(%peer, "no PROXY protocol header in time");
+                return None;
+            }
+        }
+    }
+    // The clients of a trusted HTTP proxy are admitted one by one, once it has named them.
+    if !config.proxy.trusts(source.client()) && gate.admit(&source).await == Admission::Close {
+        return None;
+    }
+    Some((secure(socket, peer, config).await?, source))
 }
 
 /// The stream that HTTP is spoken on, or None when the peer does not get that far in time.

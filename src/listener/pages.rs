@@ -56,6 +56,19 @@ pub(super) fn not_found(endpoint: Endpoint<'_>) -> String {
     format!("Nothing here. The STOMP over WebSocket endpoint is {scheme}://{host}{path}\n")
 }
 
+/// What a page of another origin gets. A browser does not show it to the page, but in its network log.
+pub(super) fn forbidden_origin(origin: &str) -> String {
+    let origin =
+        if origin.bytes().all(|byte| byte.is_ascii_graphic()) && origin.len() <= HOST_MAX { origin } else { "?" };
+    format!(
+        "Pages of the origin {origin} may not connect here.\n\
+         The operator of this server can allow it in the setting http.origins; its log has the line to write.\n"
+    )
+}
+
+/// At a limit, when not even a refusal within the WebSocket can be afforded.
+pub(super) const UNAVAILABLE: &str = "Too many connections. Try again in a few seconds.\n";
+
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }

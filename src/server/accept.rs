@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, warn};
@@ -13,8 +14,16 @@ use crate::clients::{Clients, Place};
 use crate::config::ListenUrl;
 use crate::connection;
 use crate::listener::tcp::{self, AcceptFailure};
-use crate::listener::{Opened, WebSocket, serve_connection};
+use crate::listener::{Admission, Gate, Opened, Route, Source, Upgrade, WebSocket, serve_connection};
 use crate::metrics::Metrics;
+use crate::session::admission::Limit;
+
+/// Time that one connection may spend on ordinary requests: idle ones end sooner, this bounds those that take an
+/// answer byte by byte.
+const HTTP_LIFE_MAX: Duration = Duration::from_secs(300);
+
+/// The same for one that is here only to be told that it is not let in.
+const REFUSED_LIFE_MAX: Duration = Duration::from_secs(10);
 
 pub(super) struct Door {
     /// Which of the settings' listeners it is.
@@ -63,36 +72,65 @@ impl Door {
         clients: &Clients,
         metrics: &Arc<Metrics>,
     ) {
-        match clients.take_place(peer.ip().to_canonical()) {
-            Ok(place) => {
-                let settings = serving.current();
-                let listener = settings.listeners[self.index].clone();
-                let (broker, metrics, stop) = (broker.clone(), metrics.clone(), clients.stop().clone());
-                let place = Arc::new(place);
-                tokio::spawn(async move {
-                    let connection = settings.connection.clone();
-                    drop(settings);
-                    let on_open = {
-                        let place = place.clone();
-                        move |socket: WebSocket, opened: Opened| {
-                            serve_session(
-                                socket,
-                                opened,
-                                broker.clone(),
-                                connection.clone(),
-                                metrics.clone(),
-                                place.clone(),
-                            )
-                        }
-                    };
-                    serve_connection(socket, peer, listener, stop, on_open).await;
-                });
+        let place = clients.take_place();
+        if place.as_ref().is_none_or(|place| place.refused().is_some()) {
+            metrics.rejected(Limit::Connections.label());
+            debug!(%peer, "limits.connections_max is reached");
+        }
+        let Some(place) = place else { return };
+        let settings = serving.current();
+        let listener = settings.listeners[self.index].clone();
+        let (broker, metrics, stop) = (broker.clone(), metrics.clone(), clients.stop().clone());
+        let place = Arc::new(place);
+        let gate = Arc::new(Counted { metrics: metrics.clone(), place: place.clone() });
+        tokio::spawn(async move {
+            let connection = settings.connection.clone();
+            drop(settings);
+            let on_open = {
+                let place = place.clone();
+                move |socket: WebSocket, opened: Opened| {
+                    serve_session(socket, opened, broker.clone(), connection.clone(), metrics.clone(), place.clone())
+                }
+            };
+            serve_connection(socket, peer, listener, stop, gate, on_open).await;
+        });
+    }
+}
+
+/// Counts a connection under its address, and makes it wait for its turn.
+struct Counted {
+    metrics: Arc<Metrics>,
+    place: Arc<Place>,
+}
+
+impl Gate for Counted {
+    async fn admit(&self, source: &Source) -> Admission {
+        if self.place.refused().is_some() {
+            return Admission::GoOn;
+        }
+        match self.place.take_address(source.client(), Instant::now()) {
+            Ok(turn) => {
+                tokio::time::sleep_until(turn.into()).await;
+                Admission::GoOn
             }
-            Err(reason) => {
-                metrics.rejected(reason.label());
-                debug!(%peer, ?reason, "connection refused: a limit is reached");
+            Err(limit) => {
+                self.metrics.rejected(limit.label());
+                debug!(client = %source, ?limit, "a limit is reached");
+                if self.place.refuse(limit) { Admission::GoOn } else { Admission::Close }
             }
         }
+    }
+
+    fn http_life(&self) -> Duration {
+        if self.place.refused().is_some() { REFUSED_LIFE_MAX } else { HTTP_LIFE_MAX }
+    }
+
+    fn upgraded(&self, result: Upgrade) {
+        self.metrics.upgrade(result.label());
+    }
+
+    fn answered(&self, route: Route, status: u16) {
+        self.metrics.request(route.label(), status);
     }
 }
 
@@ -104,5 +142,5 @@ async fn serve_session(
     metrics: Arc<Metrics>,
     place: Arc<Place>,
 ) {
-    connection::run(socket, opened, &broker, &config, &metrics, &place.drain).await;
+    connection::run(socket, opened, &broker, &config, &metrics, &place).await;
 }

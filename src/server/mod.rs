@@ -115,7 +115,7 @@ impl Server {
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>, reload: Reload) -> Ended {
         let Server { admin, broker, config, doors, serving } = self;
         let (metrics, readiness) = (Arc::new(Metrics::default()), Readiness::default());
-        let clients = Clients::new(config.limits.connections_max, config.limits.connections_per_address_max);
+        let clients = Clients::new(config.client_limits());
         let (background, stopped) = (TaskTracker::new(), CancellationToken::new());
         background.spawn(readiness.clone().watch(broker.clone(), stopped.clone()));
         if let Some(socket) = admin {
@@ -127,7 +127,7 @@ impl Server {
         }
         readiness.listening();
         while let Some(Signal::Reload) = signals.recv().await {
-            reload_now(&reload, &serving);
+            reload_now(&reload, &serving, &broker, &clients);
         }
         let ended = drain::run(&config.drain, &readiness, &clients, &mut signals).await;
         // A drain that was cut short may not have come to this.
@@ -178,12 +178,17 @@ fn say(line: &str) {
 }
 
 /// A file with a problem changes nothing.
-fn reload_now(reload: &Reload, serving: &Serving) {
-    let result = reload().map_err(|problems| problems.to_string()).and_then(|config| serving.replace(&config));
+fn reload_now(reload: &Reload, serving: &Serving, broker: &Broker, clients: &Clients) {
+    let result = reload().map_err(|problems| problems.to_string()).and_then(|config| {
+        serving.replace(&config)?;
+        broker.set_nodes(&config.broker_config()).map_err(|error| error.to_string())?;
+        clients.set_limits(config.client_limits());
+        Ok(())
+    });
     match result {
         Ok(()) => info!(
-            "configuration reloaded: certificates, limits and defaults apply to new clients; \
-             listen, broker, admin, drain and log need a restart"
+            "configuration reloaded: certificates, limits and defaults apply to new clients, the broker's nodes to new \
+             connections; listen, the rest of broker, admin, drain and log need a restart"
         ),
         Err(reason) => warn!(reason, "configuration not reloaded, nothing changed"),
     }

@@ -4,11 +4,13 @@
 use super::Session;
 use super::destination::Destination;
 use super::identity::Identity;
+use super::io::LoggedIn;
+use super::queue::FlagEra;
 use super::refusal::{CloseCode, Refusal};
 use super::rules::{COPIES_MAX, Client, Demand, Denial, Operation, Permit, Purpose, Stance};
 use super::state::State;
 use super::transaction::Action;
-use crate::stomp::Frame;
+use crate::stomp::{Frame, Version};
 
 /// What a frame may do, and what was asked for it, where rules have a say.
 #[derive(Debug)]
@@ -31,6 +33,15 @@ impl Access {
 }
 
 impl Session {
+    /// As after a login, without one: to ask what a frame would become. No client comes in this way.
+    pub fn assume_login(&mut self, logged_in: LoggedIn, virtual_host: String) {
+        self.state = State::Open { version: Version::V1_2 };
+        self.version = Some(Version::V1_2);
+        self.era = FlagEra::of(&logged_in.broker.version);
+        self.identity = logged_in.identity;
+        self.virtual_host_name = virtual_host;
+    }
+
     pub(super) fn judge_send(&mut self, frame: &Frame, destination: &Destination) -> Result<Access, Refusal> {
         let access = self.judge(Operation::Send, frame, destination);
         self.stats.sends_denied += u64::from(access.is_err());

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::amqp::ShortText;
 use super::command::Credentials;
 use super::rules::{RuleSet, Stance};
+use crate::rate::Rate;
 
 /// Which behaviour wins where STOMP's specification and RabbitMQ's released plugin disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +110,8 @@ pub struct SessionConfig {
     pub prefetch_client: u16,
     pub replay: Replay,
     pub rules: Arc<RuleSet>,
+    /// SENDs of one client; a faster one is not read for a while.
+    pub send_rate: Rate,
     /// Content of CONNECTED's `server` header; none: no header.
     pub server_header: Option<String>,
     /// What happens to what no rule speaks of.
@@ -149,6 +152,7 @@ impl Default for SessionConfig {
             prefetch_client: 1000,
             replay: Replay::All,
             rules: Arc::default(),
+            send_rate: Rate::UNLIMITED,
             server_header: Some(concat!("stomp-relay/", env!("CARGO_PKG_VERSION")).to_owned()),
             stance: Stance::Open,
             subscriptions_max: 256,

@@ -1,5 +1,6 @@
 //! What goes into a session and what comes out: two closed enums, so that everything that can happen to a client is listed here.
 
+use super::admission::Limit;
 use super::command::{BrokerCommand, Credentials};
 use super::event::{BrokerEvent, BrokerInfo, LoginFailure};
 use super::identity::Identity;
@@ -19,6 +20,8 @@ pub enum Input {
     Login(Result<LoggedIn, LoginFailure>),
     /// The bytes are no STOMP frame; nothing after them can be read.
     Malformed(DecodeError),
+    /// The client is let in no further because a limit is reached; at any time.
+    NotAdmitted(Limit),
     /// Something came from the client: bytes, a ping or a pong.
     Received,
     /// The answer to `Output::Resume`.

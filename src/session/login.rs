@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use super::Session;
 use super::command::Credentials;
 use super::config::{Compatibility, HostHeader};
 use super::event::{BrokerInfo, LoginFailure};
@@ -10,6 +9,7 @@ use super::io::{LoggedIn, Output};
 use super::queue::FlagEra;
 use super::refusal::{CloseCode, Refusal};
 use super::state::State;
+use super::{Locality, Session};
 use crate::stomp::heartbeat::{Request, Rule};
 use crate::stomp::{Command, Frame, Version};
 
@@ -62,7 +62,7 @@ impl Session {
         let request = Request::parse(frame.header("heart-beat").unwrap_or("0,0"));
         let heartbeats = request.map_err(|malformed| Refusal::bad_header("heart-beat", malformed))?.negotiate(rule);
         let credentials = self.credentials(frame)?;
-        if self.config.loopback_users.contains(&credentials.login) && !self.peer.is_loopback() {
+        if self.config.loopback_users.contains(&credentials.login) && self.locality == Locality::Remote {
             return Err(bad_connect(
                 "non-loopback access denied",
                 "This user may log in from the relay's machine only.",

@@ -8,6 +8,7 @@
 //! Read next: `state`, `io`, `command`, `event`.
 
 mod access;
+pub mod admission;
 pub mod amqp;
 mod blocked;
 pub mod command;
@@ -31,10 +32,10 @@ pub mod rules;
 mod settle;
 mod state;
 mod subscription;
+mod throttle;
 mod transaction;
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,7 @@ use queue::{FlagEra, QueueRules};
 use refusal::{Close, CloseCode, Refusal};
 use state::{Departure, State};
 use subscription::Subscriptions;
+use throttle::Throttle;
 use transaction::{Action, CommitStep, Transactions};
 
 use crate::stomp::{Command, DecodeError, Frame, Version};
@@ -65,6 +67,14 @@ pub struct SessionSeed {
     pub id: String,
     /// From which queue names of this session are made; nobody sees it.
     pub queue_names: [u8; 16],
+}
+
+/// Where the client runs, as far as that is certain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locality {
+    /// On the relay's own machine, without a proxy between.
+    Local,
+    Remote,
 }
 
 /// Totals of a session, for its closing log line and the metrics.
@@ -87,6 +97,8 @@ pub struct Stats {
     pub subscribes_denied: u64,
     pub suspensions: u64,
     pub unsubscribes_denied: u64,
+    /// Times the client was not read because it sent too fast.
+    pub throttles: u64,
 }
 
 #[derive(Debug)]
@@ -104,16 +116,17 @@ pub struct Session {
     identity: Identity,
     ledger: Ledger,
     liveness: Liveness,
+    locality: Locality,
     /// From the loss of a lease until everything is as it was.
     outage: Option<Outage>,
     outputs: VecDeque<Output>,
-    peer: IpAddr,
     publishable: Publishable,
     publishing: Publishing,
     queue_names: (u64, [u8; 16]),
     state: State,
     stats: Stats,
     subscriptions: Subscriptions,
+    throttle: Throttle,
     transactions: Transactions,
     /// Deliveries with `ack:auto` that were put out but not yet written to the socket.
     unflushed: Vec<DeliveryTag>,
@@ -124,7 +137,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(config: Arc<SessionConfig>, seed: SessionSeed, peer: IpAddr, now: Instant) -> Session {
+    pub fn new(config: Arc<SessionConfig>, seed: SessionSeed, locality: Locality, now: Instant) -> Session {
         let scope = match config.compatibility {
             Compatibility::Rabbitmq => CumulativeScope::Connection,
             Compatibility::Strict => CumulativeScope::Subscription,
@@ -138,16 +151,17 @@ impl Session {
             identity: Identity::default(),
             ledger: Ledger::new(scope),
             liveness: Liveness::new(now, config.ping_interval, config.pong_timeout, config.heartbeat_tolerance),
+            locality,
             now,
             outage: None,
             outputs: VecDeque::new(),
-            peer: peer.to_canonical(),
             publishable: Publishable::default(),
             publishing: Publishing::default(),
             queue_names: (0, seed.queue_names),
             state: State::AwaitConnect { deadline: now + config.login_timeout, failures: 0 },
             stats: Stats::default(),
             subscriptions: Subscriptions::default(),
+            throttle: Throttle::default(),
             transactions: Transactions::default(),
             unflushed: Vec::new(),
             version: None,
@@ -158,6 +172,7 @@ impl Session {
 
     pub fn handle_input(&mut self, now: Instant, input: Input) {
         self.now = now;
+        self.throttle.release(now);
         match input {
             _ if matches!(self.state, State::Ended) => return,
             Input::Broker(event) => self.handle_broker(event),
@@ -168,6 +183,7 @@ impl Session {
                 self.change_identity(identity);
             }
             Input::Login(result) => self.handle_login(now, result),
+            Input::NotAdmitted(limit) => self.refuse(limit.refusal()),
             Input::Malformed(error) => self.handle_malformed(&error),
             Input::Received => self.liveness.received(now),
             Input::Resumed(result) => self.handle_resumed(result),
@@ -197,7 +213,9 @@ impl Session {
             State::Leaving { deadline, .. } => Some((*deadline).min(self.liveness.deadline())),
             State::Open { .. } | State::Suspended { .. } => {
                 let give_up_at = self.outage.map(|outage| outage.give_up_at);
-                let others = [give_up_at, self.blocked_deadline(), self.retry_deadline()].into_iter().flatten();
+                let others = [give_up_at, self.blocked_deadline(), self.retry_deadline(), self.throttle.until()]
+                    .into_iter()
+                    .flatten();
                 Some(others.fold(self.liveness.deadline(), Instant::min))
             }
         }
@@ -206,7 +224,9 @@ impl Session {
     /// Whether the next frame may be read. While not, the socket is left alone and the client's silence is not judged.
     pub fn wants_frames(&self) -> bool {
         match self.state {
-            State::AwaitConnect { .. } | State::Open { .. } => self.actions.is_empty() && self.departure.is_none(),
+            State::AwaitConnect { .. } | State::Open { .. } => {
+                self.actions.is_empty() && self.departure.is_none() && self.throttle.until().is_none()
+            }
             State::Ended | State::Leaving { .. } | State::LoggingIn { .. } | State::Suspended { .. } => false,
         }
     }
@@ -306,6 +326,7 @@ impl Session {
     }
 
     fn handle_send(&mut self, frame: Frame) -> Result<(), Refusal> {
+        self.count_send();
         let transaction = frame.header("transaction").map(str::to_owned);
         if let Some(name) = &transaction {
             self.require_transaction(name)?;

@@ -10,6 +10,7 @@ mod codec;
 mod config;
 mod destinations;
 mod docs;
+mod door;
 mod drain;
 mod failover_links;
 mod faults;

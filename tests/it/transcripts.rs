@@ -5,6 +5,7 @@
 //! set compatibility rabbitmq          before the first line: a setting of the session
 //! C> SEND destination:/queue/a | hi   the client's frame; \s is a blank, \n a line feed
 //! B> confirmed 0                      an event of the broker
+//! L> user                             a limit keeps the client out
 //! T> 10s                              time passes; every deadline on the way is met
 //! W>                                  all that came out has been written to the socket
 //! ```
@@ -17,6 +18,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use stomp_relay::rate::Rate;
+use stomp_relay::session::admission::Limit;
 use stomp_relay::session::amqp::{Body, FieldValue, Properties, ShortText};
 use stomp_relay::session::command::{
     BrokerCommand, Credentials, DeclareToken, DeliveryTag, Overflow, Publish, PublishToken, Settlement, Sharing,
@@ -27,7 +30,7 @@ use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Concern, Delivery, Fa
 use stomp_relay::session::identity::Identity;
 use stomp_relay::session::io::{Input, LoggedIn, Output};
 use stomp_relay::session::rules::{Audience, Effect, Grants, Pattern, Rule, RuleSet, Stance};
-use stomp_relay::session::{Session, SessionSeed};
+use stomp_relay::session::{Locality, Session, SessionSeed};
 use stomp_relay::stomp::{Decoder, Escapes, Frame, Item, Limits};
 
 #[test]
@@ -100,6 +103,10 @@ fn set(config: &mut SessionConfig, peer: &mut IpAddr, setting: &str) {
             config.rules = Arc::new(RuleSet::new(rules));
         }
         "stance" => config.stance = if value == "closed" { Stance::Closed } else { Stance::Open },
+        "send_rate" => {
+            let (per_second, burst) = value.split_once(' ').unwrap();
+            config.send_rate = Rate { per_second: per_second.parse().unwrap(), burst: burst.parse().unwrap() };
+        }
         "survive" => config.survive = Some(Duration::from_secs(value.parse().unwrap())),
         "subscriptions_max" => config.subscriptions_max = value.parse().unwrap(),
         "transaction_bytes_max" => config.transaction_bytes_max = value.parse().unwrap(),
@@ -156,7 +163,8 @@ impl Player {
     fn new(config: SessionConfig, peer: IpAddr) -> Player {
         let now = Instant::now();
         let seed = SessionSeed { id: "session-s".to_owned(), queue_names: [7; 16] };
-        Player { now, session: Session::new(Arc::new(config), seed, peer, now) }
+        let locality = if peer.is_loopback() { Locality::Local } else { Locality::Remote };
+        Player { now, session: Session::new(Arc::new(config), seed, locality, now) }
     }
 
     fn line(&mut self, line: &str) {
@@ -170,6 +178,11 @@ impl Player {
                 self.client(rest);
             }
             "D>" => self.input(Input::Drain),
+            "L>" => self.input(Input::NotAdmitted(match rest {
+                "user" => Limit::ConnectionsOfUser,
+                "connections" => Limit::Connections,
+                _ => panic!("unknown limit {rest}"),
+            })),
             "T>" => self.pass(rest),
             "W>" => self.input(Input::Flushed),
             _ => panic!("unknown line {line}"),

@@ -283,7 +283,15 @@ async fn the_session_runs_within_serve_connection() {
     let serving = tokio::spawn(async move {
         let (socket, peer) = listener.accept().await.unwrap();
         let stop = tokio_util::sync::CancellationToken::new();
-        stomp_relay::listener::serve_connection(socket, peer, config().into(), stop, on_open).await;
+        stomp_relay::listener::serve_connection(
+            socket,
+            peer,
+            config().into(),
+            stop,
+            super::server::Open.into(),
+            on_open,
+        )
+        .await;
     });
     let socket = tokio::net::TcpStream::connect(address).await.unwrap();
     let client = crate::support::raw_http::RawClient::new(socket).upgraded().await;

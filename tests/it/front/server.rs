@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use stomp_relay::listener::{
-    Event, Incoming, ListenerConfig, Opcode, Opened, Read, WebSocket, WebSocketConfig, Write, serve_connection, tcp,
+    Admission, Event, Gate, Incoming, ListenerConfig, Opcode, Opened, ProxyConfig, Read, Route, Source, Upgrade,
+    WebSocket, WebSocketConfig, Write, serve_connection, tcp,
 };
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -28,6 +29,8 @@ pub fn config() -> ListenerConfig {
         head_bytes_max: 8192,
         root: None,
         content_security_policy: "default-src 'self'".into(),
+        origins: vec!["*".parse().unwrap()],
+        proxy: ProxyConfig::default(),
         websocket: WebSocketConfig { message_bytes_max: MESSAGE_MAX, opcode: Opcode::TextWhenUtf8 },
     }
 }
@@ -62,7 +65,7 @@ impl Server {
                         opened.send((websocket, details)).unwrap();
                         std::future::ready(())
                     };
-                    serve_connection(socket, peer, config, stop, on_open).await;
+                    serve_connection(socket, peer, config, stop, Arc::new(Open), on_open).await;
                     let _ = served.send(());
                 });
             }
@@ -93,6 +96,23 @@ impl Server {
     pub async fn one_served(&mut self) {
         within("the end of serve_connection", self.served.recv()).await.unwrap();
     }
+}
+
+/// Lets everybody in.
+pub struct Open;
+
+impl Gate for Open {
+    async fn admit(&self, _: &Source) -> Admission {
+        Admission::GoOn
+    }
+
+    fn http_life(&self) -> Duration {
+        Duration::from_secs(300)
+    }
+
+    fn upgraded(&self, _: Upgrade) {}
+
+    fn answered(&self, _: Route, _: u16) {}
 }
 
 /// Echoes until the peer closes, then closes.

@@ -5,6 +5,8 @@ pub mod condition;
 pub mod cut_proxy;
 pub mod dialect;
 pub mod fault_proxy;
+pub mod front_proxy;
+pub mod lease;
 pub mod process;
 pub mod rabbit;
 pub mod raw_http;

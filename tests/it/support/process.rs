@@ -41,10 +41,15 @@ const RELAY: &str = match option_env!("CARGO_BIN_EXE_stomp-relay") {
 };
 
 impl Process {
-    /// With these arguments and, besides them, no environment.
+    /// The built relay with these arguments and, besides them, no environment.
     pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Process {
+        Process::start_program(RELAY, arguments, environment)
+    }
+
+    /// Another program, which must stay in the foreground and be one process.
+    pub fn start_program(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Process {
         let mut keeper = Command::new("sh")
-            .args(["-c", KEEPER, "sh", RELAY])
+            .args(["-c", KEEPER, "sh", program])
             .args(arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

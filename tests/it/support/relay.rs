@@ -20,7 +20,7 @@ pub struct Relay {
     pub wss: String,
     ended: JoinHandle<Ended>,
     /// Holds the certificate.
-    _folder: Scratch,
+    folder: Scratch,
     signals: mpsc::Sender<Signal>,
 }
 
@@ -71,7 +71,7 @@ impl Relay {
         let admin = server.admin_address().expect("it was asked for");
         let (signals, receiver) = mpsc::channel(2);
         let ended = tokio::spawn(server.run(receiver, Box::new(load)));
-        Relay { admin, ca: certificate.ca, ws, wss, ended, _folder: folder, signals }
+        Relay { admin, ca: certificate.ca, ws, wss, ended, folder, signals }
     }
 
     /// A client that is logged in as guest on `/` with STOMP 1.2, in the clear.
@@ -98,6 +98,11 @@ impl Relay {
     /// A logged-in client of this STOMP version.
     pub async fn client_of(&self, version: &str) -> Client {
         self.client_with(&format!("accept-version:{version}\nhost:/\nlogin:guest\npasscode:guest")).await
+    }
+
+    /// Puts other settings into its file, for a reload.
+    pub fn rewrite(&self, settings: &str) {
+        self.folder.write("stomp-relay.toml", settings);
     }
 
     pub async fn signal(&self, signal: Signal) {

@@ -66,6 +66,12 @@ impl Client {
 
     /// The same with these sub-protocols.
     pub async fn open_tls_offering(url: &str, ca: &Path, protocols: &str) -> Client {
+        let stream = TcpStream::connect(address(url)).await.expect("the relay listens");
+        Client::upgrade(url, Box::new(Client::handshake(stream, ca).await), protocols).await
+    }
+
+    /// TLS for `localhost` on a connection that is there already.
+    pub async fn handshake(stream: TcpStream, ca: &Path) -> tokio_rustls::client::TlsStream<TcpStream> {
         use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_file_iter(ca).expect("the CA file can be read") {
@@ -77,15 +83,32 @@ impl Client {
             .expect("the provider knows TLS 1.2 and 1.3")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let stream = TcpStream::connect(address(url)).await.expect("the relay listens");
         let name = ServerName::try_from("localhost").expect("a name");
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-        let stream = connector.connect(name, stream).await.expect("the handshake succeeds");
-        Client::upgrade(url, Box::new(stream), protocols).await
+        connector.connect(name, stream).await.expect("the handshake succeeds")
     }
 
-    async fn upgrade(url: &str, stream: Box<dyn Socket>, protocols: &str) -> Client {
+    /// Opens a WebSocket on a connection that is there already.
+    pub async fn over(
+        url: &str,
+        stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    ) -> Client {
+        Client::upgrade(url, Box::new(stream), PROTOCOLS).await
+    }
+
+    /// The same as a browser does for a page of this origin.
+    pub async fn over_as_page(
+        url: &str,
+        origin: &str,
+        stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    ) -> Client {
         let mut request = url.into_client_request().expect("a URL");
+        request.headers_mut().insert("Origin", origin.parse().expect("a header value"));
+        Client::upgrade(request, Box::new(stream), PROTOCOLS).await
+    }
+
+    async fn upgrade(request: impl IntoClientRequest, stream: Box<dyn Socket>, protocols: &str) -> Client {
+        let mut request = request.into_client_request().expect("a URL");
         let protocols = protocols.parse().expect("a header value");
         request.headers_mut().insert("Sec-WebSocket-Protocol", protocols);
         // Tests of large messages need more than the 16 MiB that are the default.
@@ -136,8 +159,12 @@ impl Client {
 
     /// As [`Client::send`], to a relay that may have closed.
     pub async fn try_send(&mut self, frame: &str) -> Result<(), String> {
-        let bytes = [frame.as_bytes(), b"\0"].concat();
-        let sending = self.socket.send(Message::Binary(bytes.into()));
+        self.try_send_bytes(&[frame.as_bytes(), b"\0"].concat()).await
+    }
+
+    /// As [`Client::send_bytes`], to a relay that may have closed.
+    pub async fn try_send_bytes(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let sending = self.socket.send(Message::Binary(bytes.to_vec().into()));
         let sent = tokio::time::timeout(DEADLINE, sending).await.expect("written or refused in time");
         sent.map_err(|error| error.to_string())
     }
@@ -294,7 +321,7 @@ fn with_body(mut frame: Frame, bytes: &[u8]) -> Frame {
 }
 
 /// `host:port` of a URL.
-fn address(url: &str) -> String {
+pub fn address(url: &str) -> String {
     let rest = url.split("://").nth(1).expect("a URL");
     rest.split('/').next().expect("a host").to_owned()
 }

@@ -1,0 +1,75 @@
+//! What the listener asks of those above it, and tells them, while a connection is on its way to a WebSocket.
+//!
+//! Counts and limits nothing itself.
+
+use std::time::Duration;
+
+use super::source::Source;
+
+/// Whether a connection may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Nothing more is said: the connection is closed, or answered with 503 if there is an HTTP request.
+    Close,
+    /// Perhaps only to be told within the WebSocket why it may go no further.
+    GoOn,
+}
+
+/// What became of a request that came to the WebSocket's path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upgrade {
+    Accepted,
+    /// No WebSocket handshake, or a wrong one.
+    BadHandshake,
+    /// By [`Gate::admit`].
+    NotAdmitted,
+    /// The page's origin is not allowed.
+    Origin,
+}
+
+impl Upgrade {
+    /// As a metric shows it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Upgrade::Accepted => "accepted",
+            Upgrade::BadHandshake => "bad_handshake",
+            Upgrade::NotAdmitted => "not_admitted",
+            Upgrade::Origin => "origin",
+        }
+    }
+}
+
+/// Where a request went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Below `http.root`, also if nothing was found.
+    File,
+    /// No path of ours.
+    None,
+    WebSocket,
+}
+
+impl Route {
+    /// As a metric shows it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Route::File => "file",
+            Route::None => "none",
+            Route::WebSocket => "websocket",
+        }
+    }
+}
+
+/// Asked and told about one connection.
+pub trait Gate: Send + Sync + 'static {
+    /// Before TLS, when the client's address is known: not for trusted HTTP proxies, whose clients are known later. And at the
+    /// upgrade of those. May take its time: the client waits for its turn.
+    fn admit(&self, source: &Source) -> impl Future<Output = Admission> + Send;
+
+    /// How long this connection may speak HTTP. Asked once, before its first request.
+    fn http_life(&self) -> Duration;
+
+    fn upgraded(&self, result: Upgrade);
+
+    fn answered(&self, route: Route, status: u16);
+}

@@ -1,0 +1,252 @@
+//! Which web pages may connect: the origin of a page against the list of those allowed. Pure.
+//!
+//! A browser says truthfully whose page connects, and a page can't change it. Programs that are no browser send no origin and
+//! are not concerned.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Scheme, host and port of a page (RFC 6454), in lower case; the port is always there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Origin<'a> {
+    scheme: &'a str,
+    host: String,
+    port: u16,
+}
+
+impl<'a> Origin<'a> {
+    /// `scheme://host[:port]`, and nothing behind it.
+    fn parse(text: &'a str) -> Option<Origin<'a>> {
+        let (scheme, authority) = text.split_once("://")?;
+        let default_port = match scheme {
+            "http" => 80,
+            "https" => 443,
+            _ => return None,
+        };
+        let (host, port) = host_and_port(authority)?;
+        Some(Origin { scheme, host, port: port.unwrap_or(default_port) })
+    }
+}
+
+/// Host in lower case, and the port if there is one.
+fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = match authority.rsplit_once(':') {
+        // The last colon may belong to an IPv6 address.
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let port = match port {
+        None => None,
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Some(digits.parse().ok()?),
+        Some(_) => return None,
+    };
+    let name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let valid = match bracketed {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(name),
+    };
+    valid.then(|| (host.to_ascii_lowercase(), port))
+}
+
+/// An entry of the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginPattern {
+    text: String,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    Any,
+    Exact,
+    /// Pages without an origin: files, sandboxed frames.
+    Null,
+    /// Every name below the host.
+    Subdomains,
+}
+
+impl FromStr for OriginPattern {
+    type Err = String;
+
+    /// # Errors
+    /// What an entry looks like.
+    fn from_str(text: &str) -> Result<OriginPattern, String> {
+        let exact = |text: &str| Origin::parse(text).is_some() && !text.contains('*');
+        let kind = match text {
+            "*" => Kind::Any,
+            "null" => Kind::Null,
+            _ if text.contains("://*.") && exact(&text.replacen("*.", "", 1)) => Kind::Subdomains,
+            _ if exact(text) => Kind::Exact,
+            _ => {
+                return Err(format!(
+                    "{text:?} is no origin; write \"https://app.example.com\", \"https://*.example.com\", with a port if \
+                     it is not the scheme's, and no path"
+                ));
+            }
+        };
+        Ok(OriginPattern { text: text.to_owned(), kind })
+    }
+}
+
+impl fmt::Display for OriginPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl OriginPattern {
+    fn allows(&self, text: &str, origin: Option<&Origin<'_>>) -> bool {
+        match (&self.kind, origin) {
+            (Kind::Any, _) => true,
+            (Kind::Null, _) => text == "null",
+            (_, None) => false,
+            (Kind::Exact, Some(origin)) => Origin::parse(&self.text).as_ref() == Some(origin),
+            (Kind::Subdomains, Some(origin)) => {
+                let base = self.text.replacen("*.", "", 1);
+                let Some(base) = Origin::parse(&base) else { return false };
+                let below = origin.host.strip_suffix(&base.host).and_then(|rest| rest.strip_suffix('.'));
+                (origin.scheme, origin.port) == (base.scheme, base.port) && below.is_some_and(|name| !name.is_empty())
+            }
+        }
+    }
+}
+
+/// Where the request was sent, as the client sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target<'a> {
+    /// Whether the client speaks TLS, with us or with a trusted proxy.
+    pub(super) https: bool,
+    /// The `Host` header.
+    pub(super) host: &'a str,
+}
+
+/// Whether a page of this origin may connect: it is in the list, or the list is empty and it is the page's own host.
+pub(super) fn is_allowed(text: &str, patterns: &[OriginPattern], target: Target<'_>) -> bool {
+    let origin = Origin::parse(text);
+    if !patterns.is_empty() {
+        return patterns.iter().any(|pattern| pattern.allows(text, origin.as_ref()));
+    }
+    let (Some(origin), Some((host, port))) = (origin, host_and_port(target.host)) else { return false };
+    let (scheme, default_port) = if target.https { ("https", 443) } else { ("http", 80) };
+    (origin.scheme, origin.host, origin.port) == (scheme, host, port.unwrap_or(default_port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allowed(origin: &str, patterns: &[&str]) -> bool {
+        let patterns: Vec<OriginPattern> = patterns.iter().map(|text| text.parse().unwrap()).collect();
+        is_allowed(origin, &patterns, Target { https: true, host: "relay.example.com" })
+    }
+
+    #[test]
+    fn the_same_origin_is_allowed_without_a_list() {
+        for (origin, https, host) in [
+            ("https://chat.example.com", true, "chat.example.com"),
+            ("https://chat.example.com", true, "CHAT.example.com:443"),
+            ("https://chat.example.com:443", true, "chat.example.com"),
+            ("https://localhost:8443", true, "localhost:8443"),
+            ("http://localhost:8080", false, "localhost:8080"),
+            ("http://localhost", false, "localhost"),
+            ("https://[::1]:8443", true, "[::1]:8443"),
+            ("https://[2001:DB8::1]", true, "[2001:db8::1]"),
+        ] {
+            assert!(is_allowed(origin, &[], Target { https, host }), "{origin} at {host}");
+        }
+    }
+
+    #[test]
+    fn other_origins_are_refused_without_a_list() {
+        for origin in [
+            "https://evil.example",
+            "http://chat.example.com",
+            "https://chat.example.com:8443",
+            "https://chat.example.com.evil.example",
+            "https://evilchat.example.com",
+            "https://chat.example.com/",
+            "https://chat.example.com/path",
+            "https://chat.example.com?",
+            "https://user@chat.example.com",
+            "https://chat.example.com:443:443",
+            "https://chat.example.com:",
+            "https://chat.example.com:+443",
+            "https://chat.example.com:99999",
+            " https://chat.example.com",
+            "https://chat.example.com https://evil.example",
+            "https://chat.example.com\u{1f4a5}",
+            "HTTPS://chat.example.com",
+            "wss://chat.example.com",
+            "file://",
+            "null",
+            "*",
+            "",
+            "https://",
+            "chat.example.com",
+        ] {
+            let target = Target { https: true, host: "chat.example.com" };
+            // An empty port is no port number; browsers never send it.
+            assert!(!is_allowed(origin, &[], target), "{origin:?}");
+        }
+        for host in ["", "chat.example.com/x", "a b", "chat.example.com:x"] {
+            assert!(!is_allowed("https://chat.example.com", &[], Target { https: true, host }), "{host:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_replaces_the_same_origin() {
+        let list = ["https://app.example.com", "https://*.partner.example:8443", "http://localhost:3000"];
+        for origin in [
+            "https://app.example.com",
+            "https://app.example.com:443",
+            "https://APP.example.com",
+            "https://a.partner.example:8443",
+            "https://a.b.partner.example:8443",
+            "http://localhost:3000",
+        ] {
+            assert!(allowed(origin, &list), "{origin}");
+        }
+        for origin in [
+            "https://relay.example.com",
+            "http://app.example.com",
+            "https://app.example.com:444",
+            "https://x.app.example.com",
+            "https://app.example.com.evil.example",
+            "https://partner.example:8443",
+            "https://.partner.example:8443",
+            "https://a.partner.example",
+            "https://evilpartner.example:8443",
+            "https://a.partner.example.evil:8443",
+            "https://*.partner.example:8443",
+            "null",
+        ] {
+            assert!(!allowed(origin, &list), "{origin}");
+        }
+        assert!(allowed("null", &["null"]) && !allowed("https://a.example", &["null"]));
+        for origin in ["null", "https://anything.example", "app://x", ""] {
+            assert!(allowed(origin, &["*"]), "{origin}");
+        }
+    }
+
+    #[test]
+    fn wrong_entries_are_explained() {
+        for text in [
+            "",
+            "app.example.com",
+            "https://app.example.com/",
+            "https://*",
+            "https://*.",
+            "https://a.*.example.com",
+            "https://*.*.example.com",
+            "https://*x.example.com",
+            "wss://app.example.com",
+            "https://app.example.com:x",
+            "*.example.com",
+            "https://a b",
+        ] {
+            let problem = text.parse::<OriginPattern>().unwrap_err();
+            assert!(problem.contains("https://app.example.com"), "{text:?}: {problem}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The log lines about refused pages: enough of them to find the cause, never so many that they fill a disk.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Instant;
+
+use tracing::{debug, warn};
+
+use super::source::Source;
+use crate::rate::{Bucket, Rate};
+
+/// Warnings of this kind; those beyond are for the level `debug` alone.
+const WARNINGS: Rate = Rate { per_second: 1, burst: 10 };
+
+/// Longest part of an origin or host that is logged.
+const SHOWN_MAX: usize = 200;
+
+static BUCKET: Mutex<Bucket> = Mutex::new(Bucket::new());
+
+/// Names the line of the configuration that would allow the origin.
+pub(super) fn origin(origin: &str, source: &Source, host: &str) {
+    let (origin, host) = (printable(origin), printable(host));
+    // An empty list means the same origin only; one that is there goes on behind this entry.
+    let allow = format!("[http] origins = [\"{origin}\"]");
+    if is_due() {
+        warn!(
+            origin,
+            host,
+            client = %source,
+            allow,
+            "WebSocket refused: pages of this origin may not connect; if they should, add it to http.origins"
+        );
+    } else {
+        debug!(origin, host, client = %source, "WebSocket refused: pages of this origin may not connect");
+    }
+}
+
+fn is_due() -> bool {
+    let now = Instant::now();
+    let mut bucket = BUCKET.lock().unwrap_or_else(PoisonError::into_inner);
+    let due = bucket.wait(WARNINGS, now).is_zero();
+    if due {
+        bucket.take(WARNINGS, now);
+    }
+    due
+}
+
+/// Nothing that could end a line or a quoted text.
+fn printable(text: &str) -> String {
+    let plain = |character: char| match character {
+        '"' | '\\' => '?',
+        _ if character.is_ascii_graphic() || character == ' ' => character,
+        _ => '?',
+    };
+    text.chars().take(SHOWN_MAX).map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_header_forges_a_line() {
+        let hostile = "https://a\"]\nERROR forged\u{1b}[31m\\\u{202e}";
+        assert_eq!(printable(hostile), "https://a?]?ERROR forged?[31m??");
+        assert_eq!(printable(&"x".repeat(1000)).len(), SHOWN_MAX);
+    }
+}
