@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{BrokerUri, Config};
 use crate::broker::{BrokerConfig, Encryption, Node};
 use crate::connection::ConnectionConfig;
+use crate::listener::tls::{Acceptor, CertificateFiles, ClientAuth, TlsConfig};
 use crate::listener::{ListenerConfig, StaticRoot, WebSocketConfig};
 use crate::session::amqp::ShortText;
 use crate::session::command::Credentials;
@@ -102,13 +103,22 @@ impl Config {
         }
     }
 
+    /// None without a certificate.
+    pub fn tls_config(&self) -> Option<TlsConfig> {
+        let (cert, key) = self.tls.cert_file.clone().zip(self.tls.key_file.clone())?;
+        let mut certificates = vec![CertificateFiles { cert, key }];
+        certificates.extend(self.tls.certificates.iter().cloned());
+        let client_auth = self.tls.client_auth.zip(self.tls.client_ca_file.clone()).map(|(demand, ca)| ClientAuth {
+            demand,
+            ca,
+            crl: self.tls.client_crl_file.clone(),
+            name: self.tls.client_name,
+        });
+        Some(TlsConfig { certificates, min_version: self.tls.min_version, client_auth })
+    }
+
     /// What all listeners share; the path and TLS are each one's own.
-    pub fn listener_config(
-        &self,
-        path: &str,
-        tls: Option<Arc<rustls::ServerConfig>>,
-        root: Option<StaticRoot>,
-    ) -> ListenerConfig {
+    pub fn listener_config(&self, path: &str, tls: Option<Arc<Acceptor>>, root: Option<StaticRoot>) -> ListenerConfig {
         ListenerConfig {
             path: path.to_owned(),
             tls,

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::certificates::certificate_files;
 use super::kind::{ListMin, boolean, choice, header_value, list, name, optional, path, secret, table};
 use super::log_filter::{LogFilter, log_filter};
 use super::quantity::{count, duration, factor, kib, mib, milliseconds, minutes, seconds, size, whole_seconds};
@@ -14,6 +15,7 @@ use super::reader::section;
 use super::secret::Secret;
 use super::url::{BrokerUri, ListenUrl, address_or_none, broker_uri, listen_url};
 use crate::listener::Opcode;
+use crate::listener::tls::{CertificateFiles, Demand, MinVersion, NameSource};
 use crate::session::config::{Compatibility, DestinationDecoding, DurableQueueNaming, HeaderTypes, Replay};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,32 @@ section! {
         cert_file: Option<PathBuf> = optional(path()), "";
         /// PEM private key of that certificate, without a pass phrase.
         key_file: Option<PathBuf> = optional(path()), "";
+        /// Further pairs, for other host names: a client gets the one whose certificate is for the name it asks for (SNI), else
+        /// `cert_file`.
+        certificates: Vec<CertificateFiles> = list(certificate_files(), ListMin::Zero), "";
+        /// Oldest version of TLS that is spoken.
+        min_version: MinVersion = choice(&[("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)]), "1.2";
+        /// Whether clients show a certificate (mutual TLS): off asks for none, request takes clients without one too, require
+        /// refuses them in the handshake.
+        client_auth: Option<Demand> = choice(&[
+            ("off", None),
+            ("request", Some(Demand::Request)),
+            ("require", Some(Demand::Require)),
+        ]), "off";
+        /// PEM certificates of the authorities that sign clients' certificates.
+        client_ca_file: Option<PathBuf> = optional(path()), "";
+        /// PEM revocation lists of these authorities. Every authority in a client's chain needs one, and one that is not out
+        /// of date.
+        client_crl_file: Option<PathBuf> = optional(path()), "";
+        /// Which part of a client's certificate is the user's name: the common name, the whole subject (`CN=alice,O=Example`),
+        /// or the first DNS name, e-mail address or URI of the alternative names.
+        client_name: NameSource = choice(&[
+            ("cn", NameSource::CommonName),
+            ("dn", NameSource::DistinguishedName),
+            ("san_dns", NameSource::SanDns),
+            ("san_email", NameSource::SanEmail),
+            ("san_uri", NameSource::SanUri),
+        ]), "cn";
         /// A client whose TLS handshake takes longer is dropped.
         handshake_timeout: Duration = duration(milliseconds(100)..=minutes(10)), "10s";
     }

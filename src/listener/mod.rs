@@ -27,6 +27,7 @@ pub use self::event::{DriveError, Event, Incoming, ReceiveError, SendError};
 pub use self::files::{FILE_BYTES_MAX, StaticRoot};
 pub use self::handshake::Subprotocol;
 use self::stream::Stream;
+pub use self::tls::ClientCertificate;
 pub use self::websocket::{Opcode, Read, WebSocket, WebSocketConfig, Write};
 
 /// How one listening socket treats its clients.
@@ -35,7 +36,7 @@ pub struct ListenerConfig {
     /// Path of the WebSocket endpoint, with its slash in front: `/ws`.
     pub path: String,
     /// None: clients speak in the clear.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<Arc<tls::Acceptor>>,
     /// Time from accept to the end of the TLS handshake.
     pub tls_handshake_timeout: Duration,
     /// Time for each request head, and so for which a connection may be idle between requests. In the clear, the first
@@ -63,12 +64,14 @@ impl Security {
     }
 }
 
-/// What is known of a client when its WebSocket opens. All but the addresses is as the client says.
+/// What is known of a client when its WebSocket opens. All but the addresses and the certificate is as the client says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
     pub peer: SocketAddr,
     pub local: SocketAddr,
     pub security: Security,
+    /// Verified; None without one, which `tls.client_auth = "require"` excludes.
+    pub certificate: Option<ClientCertificate>,
     /// The subprotocol that was agreed on; None if the client offered none of ours.
     pub subprotocol: Option<Subprotocol>,
     pub origin: Option<String>,
@@ -94,22 +97,26 @@ pub async fn serve_connection<F, Fut>(
         stream = secure(socket, peer, &config) => stream,
         () = stop.cancelled() => None,
     };
-    let Some(stream) = stream else { return };
+    let Some((stream, certificate)) = stream else { return };
     let Some(http::Upgraded { stream, read_ahead, details }) = http::serve(stream, &config, &stop).await else {
         return;
     };
     let http::Details { subprotocol, origin, user_agent } = details;
-    let opened = Opened { peer, local, security: Security::of(&config), subprotocol, origin, user_agent };
+    let opened = Opened { peer, local, security: Security::of(&config), certificate, subprotocol, origin, user_agent };
     let websocket = WebSocket::new(stream, &read_ahead, config.websocket);
     drop((read_ahead, config, stop));
     on_open(websocket, opened).await;
 }
 
 /// The stream that HTTP is spoken on, or None when the peer does not get that far in time.
-async fn secure(socket: TcpStream, peer: SocketAddr, config: &ListenerConfig) -> Option<Stream> {
+async fn secure(
+    socket: TcpStream,
+    peer: SocketAddr,
+    config: &ListenerConfig,
+) -> Option<(Stream, Option<ClientCertificate>)> {
     let Some(tls) = &config.tls else {
         return match tokio::time::timeout(config.head_timeout, tls::is_handshake(&socket)).await {
-            Ok(Ok(false)) => Some(Stream::Plain(socket)),
+            Ok(Ok(false)) => Some((Stream::Plain(socket), None)),
             Ok(Ok(true)) => {
                 debug!(%peer, "a client speaks TLS to a port without: connect with http:// or ws://");
                 None
@@ -124,15 +131,6 @@ async fn secure(socket: TcpStream, peer: SocketAddr, config: &ListenerConfig) ->
             }
         };
     };
-    match tokio::time::timeout(config.tls_handshake_timeout, tls::accept(socket, tls.clone())).await {
-        Ok(Ok(stream)) => Some(Stream::Tls(Box::new(stream))),
-        Ok(Err(error)) => {
-            debug!(%peer, %error, "TLS handshake failed");
-            None
-        }
-        Err(_) => {
-            debug!(%peer, "TLS handshake not finished in time");
-            None
-        }
-    }
+    let accepted = tls.accept(socket, peer, config.tls_handshake_timeout).await?;
+    Some((Stream::Tls(Box::new(accepted.stream)), accepted.certificate))
 }

@@ -2,6 +2,7 @@
 //! What happens on one accepted socket is `listener`'s and `connection`'s business.
 
 mod accept;
+mod certificates;
 mod drain;
 mod signals;
 mod state;
@@ -64,6 +65,7 @@ pub struct Server {
     broker: Broker,
     config: Config,
     doors: Vec<Door>,
+    metrics: Arc<Metrics>,
     serving: Arc<Serving>,
 }
 
@@ -91,7 +93,8 @@ impl Server {
     /// [`ServeError::Bind`], or [`ServeError::Runtime`] for a certificate or folder that can't be used.
     pub fn bind(config: Config) -> Result<Server, ServeError> {
         let broker = Broker::new(config.broker_config()).map_err(runtime)?;
-        let serving = Arc::new(Serving::new(&config).map_err(runtime)?);
+        let metrics = Arc::new(Metrics::default());
+        let serving = Arc::new(Serving::new(&config, &metrics.tls).map_err(runtime)?);
         let doors = config.listen.iter().enumerate();
         let doors = doors
             .map(|(index, url)| Door::bind(index, url).map_err(|error| cannot_bind(&url.to_string(), &error)))
@@ -99,7 +102,7 @@ impl Server {
         let bind_admin =
             |address: SocketAddr| tcp::bind(address).map_err(|error| cannot_bind(&address.to_string(), &error));
         let admin = config.admin.listen.map(bind_admin).transpose()?;
-        Ok(Server { admin, broker, config, doors, serving })
+        Ok(Server { admin, broker, config, doors, metrics, serving })
     }
 
     /// The listen URLs with the ports that were really bound.
@@ -113,8 +116,8 @@ impl Server {
 
     /// Serves until [`Signal::Stop`], then drains. The end of `signals` counts as Stop.
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>, reload: Reload) -> Ended {
-        let Server { admin, broker, config, doors, serving } = self;
-        let (metrics, readiness) = (Arc::new(Metrics::default()), Readiness::default());
+        let Server { admin, broker, config, doors, metrics, serving } = self;
+        let readiness = Readiness::default();
         let clients = Clients::new(config.limits.connections_max, config.limits.connections_per_address_max);
         let (background, stopped) = (TaskTracker::new(), CancellationToken::new());
         background.spawn(readiness.clone().watch(broker.clone(), stopped.clone()));
@@ -122,12 +125,16 @@ impl Server {
             let view = View::new(broker.clone(), clients.clone(), &metrics, readiness.clone());
             background.spawn(admin::serve(socket, view, stopped.clone()));
         }
+        if let Some(acceptor) = &serving.current().tls {
+            acceptor.announce();
+        }
+        background.spawn(certificates::watch(serving.clone(), stopped.clone()));
         for door in doors {
             background.spawn(door.accept(serving.clone(), broker.clone(), clients.clone(), metrics.clone()));
         }
         readiness.listening();
         while let Some(Signal::Reload) = signals.recv().await {
-            reload_now(&reload, &serving);
+            reload_now(&reload, &serving, &metrics);
         }
         let ended = drain::run(&config.drain, &readiness, &clients, &mut signals).await;
         // A drain that was cut short may not have come to this.
@@ -178,13 +185,19 @@ fn say(line: &str) {
 }
 
 /// A file with a problem changes nothing.
-fn reload_now(reload: &Reload, serving: &Serving) {
-    let result = reload().map_err(|problems| problems.to_string()).and_then(|config| serving.replace(&config));
+fn reload_now(reload: &Reload, serving: &Serving, metrics: &Metrics) {
+    let result =
+        reload().map_err(|problems| problems.to_string()).and_then(|config| serving.replace(&config, &metrics.tls));
     match result {
-        Ok(()) => info!(
-            "configuration reloaded: certificates, limits and defaults apply to new clients; \
-             listen, broker, admin, drain and log need a restart"
-        ),
+        Ok(()) => {
+            info!(
+                "configuration reloaded: certificates, limits and defaults apply to new clients; \
+                 listen, broker, admin, drain and log need a restart"
+            );
+            if let Some(acceptor) = &serving.current().tls {
+                acceptor.announce();
+            }
+        }
         Err(reason) => warn!(reason, "configuration not reloaded, nothing changed"),
     }
 }
