@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{BrokerUri, Config};
+use super::{BrokerUri, Config, Http};
 use crate::broker::{BrokerConfig, Encryption, Node};
 use crate::connection::ConnectionConfig;
 use crate::listener::tls::{Acceptor, CertificateFiles, ClientAuth, TlsConfig};
-use crate::listener::{ListenerConfig, StaticRoot, WebSocketConfig};
+use crate::listener::{ListenerConfig, RedirectConfig, StaticRoot, WebSocketConfig};
 use crate::session::amqp::ShortText;
 use crate::session::command::Credentials;
 use crate::session::config::{Compatibility, HostHeader, SessionConfig, VirtualHosts};
@@ -117,6 +117,12 @@ impl Config {
         Some(TlsConfig { certificates, min_version: self.tls.min_version, client_auth })
     }
 
+    /// Requests are sent to this port.
+    pub fn redirect_config(&self, port: u16) -> RedirectConfig {
+        let Http { head_timeout, head_bytes_max, .. } = self.http;
+        RedirectConfig { port, head_timeout, head_bytes_max }
+    }
+
     /// What all listeners share; the path and TLS are each one's own.
     pub fn listener_config(&self, path: &str, tls: Option<Arc<Acceptor>>, root: Option<StaticRoot>) -> ListenerConfig {
         ListenerConfig {
@@ -127,6 +133,7 @@ impl Config {
             head_bytes_max: self.http.head_bytes_max,
             root,
             content_security_policy: self.http.content_security_policy.clone(),
+            strict_transport_security: self.http.hsts.clone(),
             websocket: WebSocketConfig {
                 message_bytes_max: self.stomp.login_frame_bytes_max,
                 opcode: self.websocket.frames,

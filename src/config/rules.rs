@@ -10,10 +10,12 @@ use super::files;
 use super::quantity::{duration_text, size_text};
 use super::reader::Reader;
 use super::tls_rules;
+use super::url::Scheme;
 
 pub(super) fn check(config: &Config, reader: &mut Reader) {
     tls_rules::check(config, reader);
     addresses(config, reader);
+    redirect(config, reader);
     broker(config, reader);
     default_login(config, reader);
     limits(config, reader);
@@ -47,6 +49,21 @@ fn addresses(config: &Config, reader: &mut Reader) {
     }
     if let Some(address) = config.admin.listen.filter(|address| taken.contains(address)) {
         reader.blame(&["admin.listen", "listen"], format!("admin.listen: {address} is also an address of listen"));
+    }
+}
+
+fn redirect(config: &Config, reader: &mut Reader) {
+    const KEY: &str = "http.redirect_listen";
+    let Some(address) = config.http.redirect_listen.filter(|_| reader.sound(&["listen", "admin.listen", KEY])) else {
+        return;
+    };
+    let listen = config.listen.iter().any(|url| url.address == address).then_some("listen");
+    let admin = (config.admin.listen == Some(address)).then_some("admin.listen");
+    if let Some(other) = listen.or(admin).filter(|_| address.port() != 0) {
+        reader.blame(&[KEY], format!("{KEY}: {address} is also an address of {other}"));
+    }
+    if !config.listen.iter().any(|url| url.scheme == Scheme::Wss) {
+        reader.blame(&[KEY], format!("{KEY} needs an address with wss:// in listen, to redirect to"));
     }
 }
 

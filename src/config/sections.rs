@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::certificates::certificate_files;
-use super::kind::{ListMin, boolean, choice, header_value, list, name, optional, path, secret, table};
+use super::kind::{ListMin, boolean, choice, header_value, hsts, list, name, optional, path, secret, table};
 use super::log_filter::{LogFilter, log_filter};
 use super::quantity::{count, duration, factor, kib, mib, milliseconds, minutes, seconds, size, whole_seconds};
 use super::reader::section;
@@ -234,6 +234,12 @@ section! {
         content_security_policy: String = header_value(),
             "default-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
              object-src 'none'";
+        /// `Strict-Transport-Security` of every answer over TLS: browsers then use https for this host only. Begin with a short
+        /// time, such as `max-age=3600`; later `max-age=63072000; includeSubDomains` is usual.
+        hsts: Option<String> = optional(hsts()), "";
+        /// Address of a listener in the clear, such as `0.0.0.0:80`, that sends every request to https, on the port of the first
+        /// `wss` address of `listen`.
+        redirect_listen: Option<SocketAddr> = address_or_none(), "none";
     }
 }
 

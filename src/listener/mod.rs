@@ -10,6 +10,7 @@ mod handshake;
 mod http;
 mod outgoing;
 mod pages;
+mod redirect;
 mod stream;
 pub mod tcp;
 pub mod tls;
@@ -26,6 +27,7 @@ use tracing::debug;
 pub use self::event::{DriveError, Event, Incoming, ReceiveError, SendError};
 pub use self::files::{FILE_BYTES_MAX, StaticRoot};
 pub use self::handshake::Subprotocol;
+pub use self::redirect::{RedirectConfig, redirect_connection};
 use self::stream::Stream;
 pub use self::tls::ClientCertificate;
 pub use self::websocket::{Opcode, Read, WebSocket, WebSocketConfig, Write};
@@ -48,6 +50,8 @@ pub struct ListenerConfig {
     pub root: Option<StaticRoot>,
     /// `Content-Security-Policy` of HTML pages.
     pub content_security_policy: String,
+    /// `Strict-Transport-Security` of all answers over TLS (RFC 6797); none without.
+    pub strict_transport_security: Option<String>,
     pub websocket: WebSocketConfig,
 }
 

@@ -582,6 +582,33 @@ fn keys_of_tls_need_each_other_and_their_files() {
     assert_eq!(config.tls_config().unwrap().certificates.len(), 2);
 }
 
+#[test]
+fn redirects_and_hsts_are_checked() {
+    assert_report(
+        "[http]\nredirect_listen = \"127.0.0.1:80\"",
+        &[],
+        &[
+            "relay.toml:2:19: error: http.redirect_listen needs an address with wss:// in listen, to redirect to",
+            "1 problem in relay.toml",
+        ],
+    );
+    for (address, other) in [("127.0.0.1:8080", "listen"), ("127.0.0.1:15680", "admin.listen")] {
+        let scratch = Scratch::new();
+        let report = load_text(&scratch, &format!("[http]\nredirect_listen = \"{address}\""), &[]).unwrap_err();
+        let expected = format!("http.redirect_listen: {address} is also an address of {other}");
+        assert!(report.contains(&expected), "{report}");
+    }
+    for policy in ["max-age=0", "max-age=63072000; includeSubDomains", "MAX-AGE=1;includesubdomains;preload"] {
+        let config = load_text(&Scratch::new(), &format!("[http]\nhsts = \"{policy}\""), &[]).unwrap();
+        assert_eq!(config.http.hsts.as_deref(), Some(policy));
+    }
+    for policy in ["3600", "includeSubDomains", "max-age=1y", "max-age=1; max-age=2", "max-age=1; other", "max-age=1;"]
+    {
+        let report = load_text(&Scratch::new(), &format!("[http]\nhsts = \"{policy}\""), &[]).unwrap_err();
+        assert!(report.contains("http.hsts:") && report.contains("max-age=63072000"), "{report}");
+    }
+}
+
 fn expired_certificate() -> String {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();

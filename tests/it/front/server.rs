@@ -28,6 +28,7 @@ pub fn config() -> ListenerConfig {
         head_bytes_max: 8192,
         root: None,
         content_security_policy: "default-src 'self'".into(),
+        strict_transport_security: None,
         websocket: WebSocketConfig { message_bytes_max: MESSAGE_MAX, opcode: Opcode::TextWhenUtf8 },
     }
 }
