@@ -142,3 +142,83 @@ fn unusable(pair: &CertificateFiles, error: &rustls::Error) -> TlsError {
         error => TlsError::Unusable { cert, key, reason: error.to_string() },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SignatureAlgorithm};
+    use rustls::crypto::aws_lc_rs;
+    use std::path::PathBuf;
+
+    /// Certificates of these names and kinds of key, with their DER.
+    fn certificates(
+        folder: &str,
+        wanted: &[(&str, &'static SignatureAlgorithm)],
+    ) -> (Certificates, Vec<CertificateDer<'static>>) {
+        let folder = std::env::temp_dir().join(format!("stomp-relay-{folder}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (mut files, mut all) = (Vec::new(), Vec::new());
+        for (index, (name, algorithm)) in wanted.iter().enumerate() {
+            let key = KeyPair::generate_for(algorithm).unwrap();
+            let certificate = CertificateParams::new(vec![(*name).to_owned()]).unwrap().self_signed(&key).unwrap();
+            let write = |ending: &str, text: String| -> PathBuf {
+                let path = folder.join(format!("{index}{ending}"));
+                std::fs::write(&path, text).unwrap();
+                path
+            };
+            files.push(CertificateFiles {
+                cert: write(".pem", certificate.pem()),
+                key: write(".key", key.serialize_pem()),
+            });
+            all.push(certificate.der().clone());
+        }
+        let material = Material::read(files.iter().flat_map(|pair| [pair.cert.as_path(), pair.key.as_path()]));
+        std::fs::remove_dir_all(&folder).unwrap();
+        (Certificates::load(&files, &material, &aws_lc_rs::default_provider()).unwrap(), all)
+    }
+
+    #[test]
+    fn a_client_gets_a_key_that_it_can_check() {
+        let wanted = [
+            ("default.example", &PKCS_ECDSA_P256_SHA256),
+            ("two.example", &PKCS_RSA_SHA256),
+            ("two.example", &PKCS_ECDSA_P256_SHA256),
+        ];
+        let (certificates, all) = certificates("choice", &wanted);
+        let (rsa, ec) = (SignatureScheme::RSA_PSS_SHA256, SignatureScheme::ECDSA_NISTP256_SHA256);
+        for (name, schemes, expected) in [
+            (Some("two.example"), &[rsa][..], Some(1)),
+            (Some("two.example"), &[ec], Some(2)),
+            (Some("two.example"), &[ec, rsa], Some(1)),
+            (Some("TWO.example."), &[ec], Some(2)),
+            (Some("default.example"), &[ec], Some(0)),
+            (Some("other.example"), &[ec], Some(0)),
+            (None, &[ec], Some(0)),
+            // Better the wrong name, which the client can report, than none.
+            (Some("default.example"), &[rsa], Some(1)),
+            (Some("two.example"), &[SignatureScheme::ED25519], None),
+        ] {
+            let chosen = certificates.choose(name, schemes).map(|key| key.cert[0].clone());
+            assert_eq!(chosen, expected.map(|index: usize| all[index].clone()), "{name:?} {schemes:?}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_is_one_label() {
+        let wanted = [("default.example", &PKCS_ECDSA_P256_SHA256), ("*.wild.example", &PKCS_ECDSA_P256_SHA256)];
+        let (certificates, _) = certificates("wildcard", &wanted);
+        for (name, expected) in [
+            ("a.wild.example", &[1][..]),
+            ("wild.example", &[]),
+            ("a.b.wild.example", &[]),
+            ("*.wild.example", &[1]),
+            ("", &[]),
+            (".", &[]),
+            (".wild.example", &[1]),
+        ] {
+            let mut named: Vec<_> = certificates.named(name).collect();
+            named.dedup();
+            assert_eq!(named, expected, "{name}");
+        }
+    }
+}

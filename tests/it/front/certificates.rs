@@ -303,9 +303,44 @@ async fn a_certificate_is_judged_again_at_every_connection() {
     front.folder.write("crl.pem", &front.authority.revocations(&[], (-10, -1)));
     assert!(matches!(front.acceptor.refresh(), Refresh::Replaced));
     front.opened(Some(&alice)).await.unwrap_err();
+    // So does one of another authority: nothing is known of ours then.
+    front.folder.write("crl.pem", &Authority::new("other").revocations(&[], (-1, 30)));
+    assert!(matches!(front.acceptor.refresh(), Refresh::Replaced));
+    front.opened(Some(&alice)).await.unwrap_err();
     front.folder.write("crl.pem", &front.authority.revocations(&[], (-1, 30)));
     assert!(matches!(front.acceptor.refresh(), Refresh::Replaced));
     assert!(front.opened(Some(&alice)).await.unwrap().is_some());
+}
+
+/// The two files are written one after the other, over the old ones, while clients come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_handshake_fails_while_certificates_change() {
+    let front = Front::start(PLAIN);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let clients = {
+        let (address, stop) = (front.address.clone(), stop.clone());
+        let client = front.authority.trusting(None, &BOTH);
+        tokio::spawn(async move {
+            let mut done = 0;
+            while !stop.is_cancelled() {
+                handshake(&address, "localhost", client.clone()).await.unwrap();
+                done += 1;
+            }
+            done
+        })
+    };
+    for _ in 0..20 {
+        let renewed = front.authority.server(&["localhost"], NOW);
+        for (name, text) in [("0-key.pem", &renewed.key), ("0.pem", &renewed.cert)] {
+            front.folder.write(name, text);
+            assert!(!matches!(front.acceptor.refresh(), Refresh::Broken(_)));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert_eq!(front.shown("localhost", &front.authority).await, renewed.der());
+    }
+    stop.cancel();
+    let done = within("the last handshake", clients).await.unwrap();
+    assert!(done > 0);
 }
 
 /// A TLS record with the length it really has.
