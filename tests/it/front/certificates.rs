@@ -9,7 +9,7 @@ use stomp_relay::listener::tls::{
 };
 use stomp_relay::listener::{ClientCertificate, ListenerConfig};
 use stomp_relay::metrics::{Metrics, TlsMetrics};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::server::{Server, config};
 use crate::support::authority::{Authority, BOTH, NOW, Signed, handshake, shown};
@@ -92,7 +92,6 @@ impl Front {
             let mut stream = handshake(&self.address, "localhost", client).await.map_err(|error| error.to_string())?;
             // With TLS 1.3 the client is done before the server has judged its certificate.
             if versions == &BOTH[..1] {
-                use tokio::io::AsyncWriteExt;
                 stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.map_err(|error| error.to_string())?;
                 let mut first = [0];
                 within("an answer", stream.read(&mut first)).await.map_err(|error| error.to_string())?;
@@ -310,6 +309,43 @@ async fn a_certificate_is_judged_again_at_every_connection() {
     front.folder.write("crl.pem", &front.authority.revocations(&[], (-1, 30)));
     assert!(matches!(front.acceptor.refresh(), Refresh::Replaced));
     assert!(front.opened(Some(&alice)).await.unwrap().is_some());
+}
+
+/// As a reload does it: the successor takes over the keys of the tickets.
+#[tokio::test]
+async fn a_ticket_does_not_stand_for_a_certificate() {
+    for version in BOTH {
+        let front = Front::start(PLAIN);
+        let client = front.authority.trusting(None, &[version]);
+        let stream = handshake(&front.address, "localhost", client.clone()).await.unwrap();
+        assert_eq!(RawClient::new(stream).request("GET", "/", "").await.status, 404);
+
+        let files = |name: &str| front.folder.path(name);
+        let certificates = vec![CertificateFiles { cert: files("0.pem"), key: files("0-key.pem") }];
+        let plain = TlsConfig { certificates, min_version: MinVersion::Tls12, client_auth: None };
+        let ca = front.folder.write("ca.pem", front.authority.pem());
+        let auth = ClientAuth { demand: Demand::Require, ca, crl: None, name: NameSource::CommonName };
+        let strict = TlsConfig { client_auth: Some(auth), ..plain.clone() };
+
+        // Without the demand the ticket is good for a shorter handshake ...
+        let next = Arc::new(front.acceptor.successor(plain).unwrap());
+        let server = Server::start(ListenerConfig { tls: Some(next), ..config() });
+        let stream = handshake(&server.address.to_string(), "localhost", client.clone()).await.unwrap();
+        assert_eq!(stream.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Resumed), "{version:?}");
+        assert_eq!(RawClient::new(stream).request("GET", "/", "").await.status, 404);
+
+        // ... with it for nothing.
+        let next = Arc::new(front.acceptor.successor(strict).unwrap());
+        let server = Server::start(ListenerConfig { tls: Some(next), ..config() });
+        let refused = async {
+            let mut stream = handshake(&server.address.to_string(), "localhost", client).await?;
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+            stream.read_exact(&mut [0]).await
+        };
+        let error = within("a refusal", refused).await.unwrap_err().to_string();
+        assert!(error.contains("alert"), "{version:?}: {error}");
+        front.count_is("no_client_certificate", "none", 1).await;
+    }
 }
 
 /// The two files are written one after the other, over the old ones, while clients come.
