@@ -236,7 +236,7 @@ fn reload_now(reload: &Reload, serving: &Serving, metrics: &Metrics) -> Result<(
         Ok(()) => {
             info!(
                 "configuration reloaded: certificates, limits and defaults apply to new clients; \
-                 listen, broker, admin, drain and log need a restart"
+                 listen, http.redirect_listen, broker, admin, drain and log need a restart"
             );
             if let Some(acceptor) = &serving.current().tls {
                 acceptor.announce();

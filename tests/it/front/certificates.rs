@@ -379,6 +379,23 @@ async fn no_handshake_fails_while_certificates_change() {
     assert!(done > 0);
 }
 
+#[tokio::test]
+async fn handshakes_that_end_or_stand_still_are_counted() {
+    let front = Front::start(PLAIN);
+    // A load balancer that looks whether the port is open.
+    drop(front.server.connect().await);
+    front.count_is("lost", "none", 1).await;
+    // Half a hello, and then nothing: the deadline ends it.
+    let mut silent = front.server.raw().await;
+    silent.send(&record(0x16, &[1, 0, 1, 0])[..7]).await;
+    assert_eq!(silent.rest().await, b"");
+    front.count_is("timeout", "none", 1).await;
+    // A client that does not trust the authority says so.
+    let error = handshake(&front.address, "localhost", Authority::new("other").trusting(None, &BOTH)).await;
+    assert!(error.unwrap_err().to_string().contains("UnknownIssuer"));
+    front.count_is("failed", "none", 1).await;
+}
+
 /// A TLS record with the length it really has.
 fn record(kind: u8, body: &[u8]) -> Vec<u8> {
     let length = u16::try_from(body.len()).unwrap().to_be_bytes();
