@@ -157,7 +157,7 @@ impl Server {
         notify::ready("serving");
         while let Some(Signal::Reload) = signals.recv().await {
             notify::reloading();
-            let result = reload_now(&reload, &serving, &metrics);
+            let result = reload_now(&reload, &serving, &broker, &metrics);
             notify::ready(if result.is_ok() { "serving" } else { "serving; the last reload failed, see the log" });
         }
         notify::stopping(config.drain.timeout, clients.count());
@@ -230,13 +230,16 @@ fn say(line: &str) {
 }
 
 /// A file with a problem changes nothing; it is in the log then.
-fn reload_now(reload: &Reload, serving: &Serving, metrics: &Metrics) -> Result<(), ()> {
-    let result = reload().map_err(|problems| problems.to_string());
-    match result.and_then(|config| serving.replace(&config, &metrics.tls)) {
+fn reload_now(reload: &Reload, serving: &Serving, broker: &Broker, metrics: &Metrics) -> Result<(), ()> {
+    let result = reload().map_err(|problems| problems.to_string()).and_then(|config| {
+        serving.replace(&config, &metrics.tls)?;
+        broker.set_nodes(&config.broker_config()).map_err(|error| error.to_string())
+    });
+    match result {
         Ok(()) => {
             info!(
-                "configuration reloaded: certificates, limits and defaults apply to new clients; \
-                 listen, http.redirect_listen, broker, admin, drain and log need a restart"
+                "configuration reloaded: certificates, limits and defaults apply to new clients, the broker's nodes to new \
+                 connections; listen, http.redirect_listen, the rest of broker, admin, drain and log need a restart"
             );
             if let Some(acceptor) = &serving.current().tls {
                 acceptor.announce();

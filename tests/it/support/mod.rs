@@ -6,6 +6,7 @@ pub mod condition;
 pub mod cut_proxy;
 pub mod dialect;
 pub mod fault_proxy;
+pub mod lease;
 pub mod process;
 pub mod rabbit;
 pub mod raw_http;
