@@ -4,6 +4,7 @@
 //! process do not meet. Each key is declared once, in `sections`.
 
 mod access;
+mod certificates;
 mod files;
 mod kind;
 mod layers;
@@ -17,6 +18,7 @@ mod rules;
 mod secret;
 mod sections;
 mod suggest;
+mod tls_rules;
 mod url;
 mod value;
 

@@ -208,7 +208,8 @@ fn show(default: &str, shape: Shape) -> String {
         Shape::Table => "{}".to_owned(),
         Shape::List if default.is_empty() => "[]".to_owned(),
         Shape::List => {
-            let items: Vec<String> = default.split(',').map(|item| format!("{:?}", item.trim())).collect();
+            let items = default.split(',').map(str::trim).filter(|item| !item.is_empty());
+            let items: Vec<String> = items.map(|item| format!("{item:?}")).collect();
             format!("[{}]", items.join(", "))
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use stomp_relay::session::refusal::Refusal;
 
-const PAGES: [&str; 13] = [
+const PAGES: [&str; 15] = [
     "CHANGELOG.md",
     "README.md",
     "certs/README.md",
@@ -20,6 +20,8 @@ const PAGES: [&str; 13] = [
     "docs/mapping.md",
     "docs/metrics.md",
     "docs/rules.md",
+    "docs/tls.md",
+    "packaging/systemd/README.md",
 ];
 
 fn path(name: &str) -> PathBuf {

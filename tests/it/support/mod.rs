@@ -1,6 +1,7 @@
 //! What tests share: real parts to talk to, and clients to talk with.
 
 pub mod amqp;
+pub mod authority;
 pub mod condition;
 pub mod cut_proxy;
 pub mod dialect;
