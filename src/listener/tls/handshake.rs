@@ -111,9 +111,7 @@ impl Acceptor {
             }
         }
     }
-}
 
-impl Acceptor {
     /// Who runs clients with certificates wants to know why one is refused; the rest of the internet is noise.
     fn log(&self, peer: SocketAddr, failure: &Failure) {
         let reason = failure.reason.as_str();
