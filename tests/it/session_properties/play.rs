@@ -177,7 +177,7 @@ impl Stage {
         let compatibility = if choice & 1 == 0 { Compatibility::Rabbitmq } else { Compatibility::Strict };
         let config = SessionConfig {
             compatibility,
-            rules: if choice & 4 == 0 { Arc::default() } else { Arc::new(rules()) },
+            rules: if choice & 16 == 0 { Arc::default() } else { Arc::new(rules()) },
             subscriptions_max: 6,
             transaction_bytes_max: 4000,
             transaction_frames_max: 8,
