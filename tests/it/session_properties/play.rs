@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use stomp_relay::rate::Rate;
 use stomp_relay::session::amqp::{FieldValue, Properties, ShortText};
 use stomp_relay::session::command::{
     BrokerCommand, Credentials, DeclareToken, DeliveryTag, Publish, PublishToken, Settlement, SubscriptionKey,
@@ -149,6 +150,10 @@ impl Stage {
         let compatibility = if choice & 1 == 0 { Compatibility::Rabbitmq } else { Compatibility::Strict };
         let config = SessionConfig {
             compatibility,
+            send_rate: match choice & 4 {
+                0 => Rate { per_second: 2, burst: 3 },
+                _ => Rate::UNLIMITED,
+            },
             subscriptions_max: 6,
             transaction_bytes_max: 4000,
             transaction_frames_max: 8,
