@@ -4,6 +4,7 @@
 //! The parts hold this and count; nothing here asks anybody anything. Gauges of things that know their own number (links,
 //! connections) are read when somebody looks, by `admin`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -74,6 +75,17 @@ pub struct RequestLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HandshakeLabels {
+    result: &'static str,
+    version: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NameLabel {
+    name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabels {
     version: &'static str,
 }
@@ -107,8 +119,51 @@ pub struct Metrics {
     pub subscriptions: Gauge,
     timings: Timings,
     upgrades: Family<ResultLabel, Counter>,
+    /// TLS towards clients.
+    pub tls: TlsMetrics,
     /// Deliveries that clients have not settled.
     pub unacked: Gauge,
+}
+
+/// Counters of TLS; cheap to clone, all clones count together.
+#[derive(Clone, Debug)]
+pub struct TlsMetrics {
+    handshakes: Family<HandshakeLabels, Counter>,
+    duration: Histogram,
+    not_after: Family<NameLabel, Gauge>,
+}
+
+impl Default for TlsMetrics {
+    fn default() -> TlsMetrics {
+        TlsMetrics {
+            handshakes: Family::default(),
+            duration: Histogram::new(LOGIN_SECONDS),
+            not_after: Family::default(),
+        }
+    }
+}
+
+impl TlsMetrics {
+    pub fn handshake(&self, result: &'static str, version: &'static str) {
+        self.handshakes.get_or_create(&HandshakeLabels { result, version }).inc();
+    }
+
+    pub fn handshake_duration(&self, time: Duration) {
+        self.duration.observe(time.as_secs_f64());
+    }
+
+    /// The certificates in use: a name, and the end of validity in seconds since the Unix epoch. Of several with one name
+    /// the first to expire counts.
+    pub fn certificates<'a>(&self, all: impl Iterator<Item = (&'a str, i64)>) {
+        let mut earliest: BTreeMap<&str, i64> = BTreeMap::new();
+        for (name, end) in all {
+            earliest.entry(name).and_modify(|known| *known = end.min(*known)).or_insert(end);
+        }
+        self.not_after.clear();
+        for (name, end) in earliest {
+            self.not_after.get_or_create(&NameLabel { name: name.to_owned() }).set(end);
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -176,6 +231,15 @@ impl Metrics {
         registry.register("ws_upgrades", "Requests to the WebSocket's path by result", self.upgrades.clone());
         registry.register("subscriptions", "Subscriptions", self.subscriptions.clone());
         registry.register("unacked_messages", "Deliveries that clients have not settled", self.unacked.clone());
+        let TlsMetrics { handshakes, duration, not_after } = self.tls.clone();
+        registry.register("tls_handshakes", "TLS handshakes by result and version", handshakes);
+        registry.register_with_unit("tls_handshake_duration", "Time of a TLS handshake", Unit::Seconds, duration);
+        registry.register_with_unit(
+            "tls_certificate_not_after_timestamp",
+            "End of a certificate's validity",
+            Unit::Seconds,
+            not_after,
+        );
         let Timings { confirm, login, ping, outage, session } = self.timings.clone();
         registry.register_with_unit("publish_confirm_duration", "From SEND to confirm", Unit::Seconds, confirm);
         registry.register_with_unit("auth_duration", "Time of a login at RabbitMQ", Unit::Seconds, login);

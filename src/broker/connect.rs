@@ -6,7 +6,7 @@
 use super::config::{BrokerConfig, Node};
 use super::fault::reason;
 use super::guard::Guard;
-use super::pace::Nodes;
+use super::nodes::{Endpoint, Nodes};
 use super::runtime;
 use super::stream::{GuardedStream, KillSwitch, Transport};
 use super::wire::{Phase, Wire};
@@ -17,7 +17,6 @@ use lapin::protocol::AMQPErrorKind;
 use lapin::types::LongString;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
 use lapin::{AsyncTcpStream, ConnectionProperties, ErrorKind};
-use rustls::ClientConfig;
 use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,7 +42,6 @@ pub(super) struct Connected {
 /// What a connection is made with.
 pub(super) struct Target<'a> {
     pub(super) config: &'a BrokerConfig,
-    pub(super) tls: Option<&'a Arc<ClientConfig>>,
     pub(super) vhost: &'a str,
     pub(super) credentials: &'a Credentials,
     /// Shown by RabbitMQ as the connection's name.
@@ -56,18 +54,18 @@ pub(super) struct Target<'a> {
 pub(super) async fn connect(
     target: &Target<'_>,
     nodes: &Nodes,
-    down: impl Fn(usize, &str),
+    down: impl Fn(&Arc<Endpoint>, &str),
 ) -> Result<Connected, LoginFailure> {
     check(target)?;
     let (order, mut reasons) = nodes.order();
-    for number in order {
-        match connect_to(target, &target.config.nodes[number]).await {
+    for endpoint in order {
+        match connect_to(target, &endpoint).await {
             Err(LoginFailure::Unavailable { reason }) => {
-                down(number, &reason);
+                down(&endpoint, &reason);
                 reasons.push(reason);
             }
             done => {
-                nodes.reached(number);
+                nodes.reached(&endpoint);
                 return done;
             }
         }
@@ -89,13 +87,13 @@ fn check(target: &Target<'_>) -> Result<(), LoginFailure> {
     Ok(())
 }
 
-async fn connect_to(target: &Target<'_>, node: &Node) -> Result<Connected, LoginFailure> {
-    let name = format!("{}:{}", node.host, node.port);
+async fn connect_to(target: &Target<'_>, endpoint: &Endpoint) -> Result<Connected, LoginFailure> {
+    let name = endpoint.to_string();
     let unavailable = |reason: String| LoginFailure::Unavailable { reason: format!("{name}: {reason}") };
     let deadline = Instant::now() + target.config.connect_timeout;
     let limit = target.config.connect_timeout;
 
-    let (transport, switch) = timeout_at(deadline, Transport::connect(node, target.tls))
+    let (transport, switch) = timeout_at(deadline, Transport::connect(&endpoint.node, endpoint.tls.as_ref()))
         .await
         .map_err(|_| unavailable(format!("not connected within {limit:?}")))?
         .map_err(|error| unavailable(error.to_string()))?;
@@ -107,8 +105,12 @@ async fn connect_to(target: &Target<'_>, node: &Node) -> Result<Connected, Login
         let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
         stream.map(AsyncTcpStream::Plain).ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected).into())
     };
-    let handshake =
-        lapin::Connection::connector(uri(target, node), runtime::current(), hand_over, properties(&target.name));
+    let handshake = lapin::Connection::connector(
+        uri(target, &endpoint.node),
+        runtime::current(),
+        hand_over,
+        properties(&target.name),
+    );
     match timeout_at(deadline, handshake).await {
         Ok(Ok(connection)) => Ok(Connected { connection, node: name, switch, wire }),
         Ok(Err(error)) => {
@@ -177,10 +179,10 @@ fn properties(name: &str) -> ConnectionProperties {
 }
 
 /// Whether this node speaks AMQP: the protocol header is answered by connection.start. Needs no credentials.
-pub(super) async fn probe(config: &BrokerConfig, node: &Node, tls: Option<&Arc<ClientConfig>>) -> Result<(), String> {
-    let name = format!("{}:{}", node.host, node.port);
+pub(super) async fn probe(config: &BrokerConfig, endpoint: &Endpoint) -> Result<(), String> {
+    let name = endpoint.to_string();
     let answer = async {
-        let (mut transport, _) = Transport::connect(node, tls).await?;
+        let (mut transport, _) = Transport::connect(&endpoint.node, endpoint.tls.as_ref()).await?;
         transport.write_all(PROTOCOL_HEADER).await?;
         transport.flush().await?;
         // Frame head, class 10, method 10.

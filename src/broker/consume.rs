@@ -3,25 +3,26 @@
 //! One AMQP channel, opened when the first command needs it. Commands run one after another; deliveries and
 //! settlements go on beside them. Nothing here awaits: all progress is in the fields, so polling may stop at any time.
 
+mod commands;
+
+pub(super) use self::commands::{Completed, ConsumeCommand, Running};
 use super::config::{SETTLEMENTS_IN_FLIGHT_MAX, SHARED_BUFFER_MESSAGES_MAX};
 use super::convert::{from_lapin, short_text};
 use super::death::Loss;
 use super::exclusive::LeaseId;
 use super::fanout::Membership;
 use super::fault::{Fault, refused, within};
-use super::hub::SharedSubscribe;
 use super::idle::IdleTimer;
 use super::inbox::{Inbox, Interest, Limits};
-use super::link::{Leased, Link, Role};
+use super::link::{Leased, Link};
 use super::pool::Entry;
-use super::publish::reserve_failure;
-use super::quarantine::{Company, Suspicion};
+use super::quarantine::Suspicion;
 use super::release::{ConsumeRemains, Remains};
 use super::settle::{Coverage, Ledger, Order};
-use super::subscribe::{Operator, QueueFate, Subscribed};
+use super::subscribe::{QueueFate, Subscribed};
 use super::watch::LinkWatch;
-use crate::session::amqp::{QueueDeclaration, ShortText};
-use crate::session::command::{AfterUnsubscribe, DeclareToken, DeliveryTag, Settlement, Subscribe, SubscriptionKey};
+use crate::session::amqp::ShortText;
+use crate::session::command::{DeliveryTag, Settlement, SubscriptionKey};
 use crate::session::event::{BrokerEvent, Concern, Delivery, Failure, Message};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -31,46 +32,7 @@ use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::time::Instant;
 use tracing::debug;
-
-pub(super) enum ConsumeCommand {
-    Declare { token: DeclareToken, queue: QueueDeclaration },
-    Subscribe(Subscribe),
-    Unsubscribe { key: SubscriptionKey, queue: AfterUnsubscribe },
-}
-
-impl ConsumeCommand {
-    /// The queue that it is about to consume, if it is known by then.
-    fn consumes(&self) -> Option<&ShortText> {
-        match self {
-            ConsumeCommand::Subscribe(subscribe) => Some(subscribe.queue.name()).filter(|name| !name.is_empty()),
-            ConsumeCommand::Declare { .. } | ConsumeCommand::Unsubscribe { .. } => None,
-        }
-    }
-
-    fn concern(&self) -> Concern {
-        match self {
-            ConsumeCommand::Declare { token, .. } => Concern::Declare(*token),
-            ConsumeCommand::Subscribe(subscribe) => Concern::Subscription(subscribe.key),
-            ConsumeCommand::Unsubscribe { key, .. } => Concern::Subscription(*key),
-        }
-    }
-}
-
-/// A command under way.
-pub(super) struct Running {
-    concern: Concern,
-    pub(super) work: BoxFuture<'static, Result<Completed, Failure>>,
-}
-
-pub(super) enum Completed {
-    Declared { token: DeclareToken, queue: ShortText },
-    Joined { key: SubscriptionKey, membership: Membership, queue: ShortText },
-    Opened(Leased),
-    Subscribed { key: SubscriptionKey, subscribed: Subscribed },
-    Unsubscribed { key: SubscriptionKey, unseen: Vec<u64> },
-}
 
 struct Consumer {
     key: SubscriptionKey,
@@ -296,155 +258,6 @@ impl ConsumeSide {
                 // The running command will say it.
                 Poll::Ready(Some(Err(_))) => {}
                 Poll::Ready(None) | Poll::Pending => return Ok(()),
-            }
-        }
-    }
-
-    fn poll_commands(&mut self, cx: &mut Context<'_>) -> Poll<Result<BrokerEvent, Ending>> {
-        loop {
-            let Some(running) = &mut self.running else {
-                if !self.start_next() {
-                    return Poll::Pending;
-                }
-                continue;
-            };
-            let Poll::Ready(result) = running.work.as_mut().poll(cx) else { return Poll::Pending };
-            let concern = running.concern;
-            self.running = None;
-            match result {
-                Err(failure) => return Poll::Ready(Err((failure, concern))),
-                Ok(completed) => {
-                    if let Some(event) = self.complete(completed) {
-                        return Poll::Ready(Ok(event));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Starts the next command, or the opening of the channel that it needs.
-    fn start_next(&mut self) -> bool {
-        let Some(concern) = self.commands.front().map(ConsumeCommand::concern) else { return false };
-        if let Some(work) = self.shared_operation() {
-            self.running = Some(Running { concern, work });
-            return true;
-        }
-        let Some(command) = self.commands.front() else { return false };
-        let work: BoxFuture<'static, Result<Completed, Failure>> = match &self.channel {
-            None => {
-                let (entry, company) = (self.entry.clone(), self.company(command));
-                Box::pin(async move {
-                    let slot = entry.reserve(Role::Consume, company).await.map_err(reserve_failure)?;
-                    let link = slot.link().clone();
-                    link.open_channel(slot).await.map(Completed::Opened)
-                })
-            }
-            Some(channel) => {
-                let operator = Operator { lease: self.lease, link: channel.link.clone(), raw: channel.raw.clone() };
-                let alone = channel.link.seclusion.is_for_one();
-                let blamed = command.consumes().filter(|queue| self.is_blamed(queue)).cloned();
-                let Some(command) = self.commands.pop_front() else { return false };
-                match blamed.filter(|_| !alone) {
-                    // Others are on this link.
-                    Some(queue) => Box::pin(std::future::ready(Err(Failure::Poisoned { queues: vec![queue] }))),
-                    None => self.operation(operator, command),
-                }
-            }
-        };
-        self.running = Some(Running { concern, work });
-        true
-    }
-
-    /// Which links this session may be on, if this is its first command on one.
-    fn company(&self, command: &ConsumeCommand) -> Company {
-        let blamed = command.consumes().is_some_and(|queue| self.is_blamed(queue));
-        if blamed { Company::Alone } else { self.suspicion.company(Instant::now()) }
-    }
-
-    fn is_blamed(&self, queue: &ShortText) -> bool {
-        self.entry.quarantine().is_blamed(self.entry.vhost(), queue, Instant::now())
-    }
-
-    /// The next command if it is about a shared subscription, which needs no channel of this session.
-    fn shared_operation(&mut self) -> Option<BoxFuture<'static, Result<Completed, Failure>>> {
-        let work: BoxFuture<'static, _> = match self.commands.front()? {
-            ConsumeCommand::Subscribe(subscribe) => {
-                let shared = SharedSubscribe::of(subscribe)?;
-                let (entry, inbox) = (self.entry.clone(), self.inbox.clone());
-                Box::pin(async move {
-                    let key = shared.key;
-                    let (membership, queue) = shared.join(entry, inbox).await?;
-                    Ok(Completed::Joined { key, membership, queue })
-                })
-            }
-            ConsumeCommand::Unsubscribe { key, .. } => {
-                let key = *key;
-                self.memberships.remove(&key)?;
-                Box::pin(std::future::ready(Ok(Completed::Unsubscribed { key, unseen: Vec::new() })))
-            }
-            ConsumeCommand::Declare { .. } => return None,
-        };
-        self.commands.pop_front();
-        Some(work)
-    }
-
-    fn operation(
-        &mut self,
-        operator: Operator,
-        command: ConsumeCommand,
-    ) -> BoxFuture<'static, Result<Completed, Failure>> {
-        self.starting = command.consumes().cloned();
-        match command {
-            ConsumeCommand::Declare { token, queue } => {
-                self.declared_transient |= !queue.durable;
-                Box::pin(async move {
-                    let queue = operator.declare(&queue).await?;
-                    Ok(Completed::Declared { token, queue })
-                })
-            }
-            ConsumeCommand::Subscribe(subscribe) => Box::pin(async move {
-                let subscribed = operator.subscribe(&subscribe).await?;
-                Ok(Completed::Subscribed { key: subscribe.key, subscribed })
-            }),
-            ConsumeCommand::Unsubscribe { key, queue } => {
-                let at = self.consumers.iter().position(|consumer| consumer.key == key);
-                let consumer = at.map(|at| self.consumers.swap_remove(at).subscribed);
-                Box::pin(async move {
-                    let unseen = match consumer {
-                        Some(consumer) => operator.unsubscribe(consumer, queue).await?,
-                        // The broker cancelled it before.
-                        None => Vec::new(),
-                    };
-                    Ok(Completed::Unsubscribed { key, unseen })
-                })
-            }
-        }
-    }
-
-    fn complete(&mut self, completed: Completed) -> Option<BrokerEvent> {
-        match completed {
-            Completed::Opened(channel) => {
-                self.watch = Some(LinkWatch::new(&channel.link));
-                self.channel = Some(channel);
-                // Tags begin anew with each channel.
-                self.tags_before += std::mem::take(&mut self.ledger).end();
-                None
-            }
-            Completed::Declared { token, queue } => Some(BrokerEvent::Declared { token, queue }),
-            Completed::Joined { key, membership, queue } => {
-                self.memberships.insert(key, membership);
-                self.inbox.open(key);
-                Some(BrokerEvent::Subscribed { key, queue })
-            }
-            Completed::Subscribed { key, subscribed } => {
-                let queue = subscribed.queue.clone();
-                self.starting = None;
-                self.consumers.push(Consumer { key, subscribed });
-                Some(BrokerEvent::Subscribed { key, queue })
-            }
-            Completed::Unsubscribed { key, unseen } => {
-                unseen.into_iter().for_each(|tag| self.ledger.gave_back(tag));
-                Some(BrokerEvent::Unsubscribed { key })
             }
         }
     }

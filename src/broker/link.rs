@@ -10,6 +10,7 @@ use super::death::Loss;
 use super::exclusive::ExclusiveQueues;
 use super::fault::{Fault, within};
 use super::quarantine::{Company, Seclusion};
+use super::reply_text::ReplyText;
 use super::stream::KillSwitch;
 use super::wire::{Refusal, Wire};
 use crate::session::event::Failure;
@@ -65,6 +66,8 @@ pub(super) struct Link {
     pub(super) vhost: String,
     pub(super) login: String,
     pub(super) node: String,
+    /// As the broker announces it.
+    pub(super) version: String,
     pub(super) exclusive: ExclusiveQueues,
     pub(super) wire: Arc<Wire>,
     pub(super) config: Arc<BrokerConfig>,
@@ -88,12 +91,14 @@ impl Link {
         seclusion: Seclusion,
     ) -> Arc<Link> {
         let Connected { connection, node, switch, wire } = connected;
+        let version = wire.version();
         let slots = Slots { open: 0, numbers: 0, idle_since: Instant::now(), retired: false };
         Arc::new(Link {
             role,
             vhost,
             login,
             node,
+            version,
             exclusive: ExclusiveQueues::default(),
             wire,
             config,
@@ -167,6 +172,11 @@ impl Link {
 
     pub(super) fn watch(&self) -> watch::Receiver<LinkState> {
         self.state.subscribe()
+    }
+
+    /// What `judge` says of names that a refusal of this broker would quote.
+    pub(super) fn judge_names(&self, judge: impl FnOnce(&ReplyText<'_>) -> Result<(), Failure>) -> Result<(), Failure> {
+        judge(&ReplyText { login: &self.login, version: &self.version, vhost: &self.vhost })
     }
 
     pub(super) fn frame_bytes_max(&self) -> usize {

@@ -11,7 +11,7 @@
 //! pool         identities and their links; logins, re-checks
 //! link         one AMQP connection: state, places for channels; connect makes it
 //! stream       TCP/TLS under lapin, read and written through guards; wire is what the inbound guard saw
-//! pace         pauses, nodes that are down, how many sessions come back at a time
+//! nodes        which nodes there are, and which are down; pace: pauses, how many sessions come back at a time
 //! quarantine   which session kills its links; death is what a link died of
 //! guard        takes out and repairs what lapin cannot take: frame and table read it, repair, shrink and returns act
 //! ```
@@ -38,6 +38,7 @@ mod hub_channel;
 mod idle;
 mod inbox;
 mod link;
+mod nodes;
 mod outbound;
 mod pace;
 mod pool;
@@ -46,6 +47,7 @@ mod quarantine;
 mod release;
 mod repair;
 mod repair_log;
+mod reply_text;
 mod returns;
 mod runtime;
 mod settle;

@@ -181,16 +181,8 @@ fn frame_start(bytes: &[u8]) -> Option<Start> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::frame::raw_frame;
     use proptest::prelude::*;
-
-    fn raw_frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![kind];
-        bytes.extend(channel.to_be_bytes());
-        bytes.extend((payload.len() as u32).to_be_bytes());
-        bytes.extend(payload);
-        bytes.push(0xCE);
-        bytes
-    }
 
     /// Offers `stream` in pieces, to a socket that takes pieces and sometimes nothing.
     fn run(stream: &[u8], offers: &[usize], takes: &[usize]) -> Vec<u8> {

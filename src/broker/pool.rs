@@ -4,19 +4,18 @@
 //! keeps the credentials in clear, because lapin needs them when a further link is opened.
 
 use super::channel::Channel;
-use super::config::{BrokerConfig, ConfigError, Encryption};
+use super::config::{BrokerConfig, ConfigError};
 use super::connect::{self, Connected, Target};
 use super::counts::{ConnectCounts, Counts};
 use super::exclusive::LeaseId;
 use super::hub::Hub;
 use super::link::{Link, Role, Slot};
-use super::pace::{Failed, Nodes, Pass, RESUMING_MAX, RESUMING_PATIENCE, backoff};
+use super::nodes::{self, Endpoint, Failed, Nodes};
+use super::pace::{Pass, RESUMING_MAX, RESUMING_PATIENCE, backoff};
 use super::quarantine::{Company, Past, Place, Quarantine, Record, Seclusion};
-use super::tls;
 use crate::session::command::Credentials;
 use crate::session::event::{BrokerInfo, LoginFailure};
 use aws_lc_rs::hmac;
-use rustls::ClientConfig;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -78,7 +77,6 @@ struct Key {
 
 pub(super) struct Pool {
     pub(super) config: Arc<BrokerConfig>,
-    tls: Option<Arc<ClientConfig>>,
     secret: hmac::Key,
     entries: Mutex<HashMap<Key, Arc<Entry>>>,
     links: Mutex<Vec<Weak<Link>>>,
@@ -123,15 +121,13 @@ impl Broker {
     /// Checks the configuration and reads the certificates; connects nowhere yet.
     pub fn new(config: BrokerConfig) -> Result<Broker, ConfigError> {
         config.check()?;
-        let encrypted = config.nodes.iter().any(|node| node.encryption == Encryption::Tls);
-        let tls = if encrypted { Some(tls::client(&config)?) } else { None };
+        let endpoints = nodes::endpoints(&config)?;
         let mut secret = [0; 32];
         // aws-lc's generator seeds itself from the operating system and fails only if there is none.
         aws_lc_rs::rand::fill(&mut secret).expect("the operating system gives random bytes");
         Ok(Broker(Arc::new(Pool {
-            nodes: Nodes::new(config.nodes.len(), usize::from(secret[0])),
+            nodes: Nodes::new(endpoints, usize::from(secret[0])),
             config: Arc::new(config),
-            tls,
             secret: hmac::Key::new(hmac::HMAC_SHA256, &secret),
             entries: Mutex::default(),
             links: Mutex::default(),
@@ -176,13 +172,24 @@ impl Broker {
     /// Whether some node can be reached and speaks AMQP; asks without credentials. The error names each node's reason.
     pub async fn probe(&self) -> Result<(), String> {
         let mut reasons = Vec::new();
-        for node in &self.0.config.nodes {
-            match connect::probe(&self.0.config, node, self.0.tls.as_ref()).await {
+        for endpoint in self.0.nodes.all() {
+            match connect::probe(&self.0.config, &endpoint).await {
                 Ok(()) => return Ok(()),
                 Err(reason) => reasons.push(reason),
             }
         }
         Err(reasons.join("; "))
+    }
+
+    /// From now on these nodes are connected to, with these certificates; the rest of the configuration is as it was.
+    /// Connections that are up stay, whatever node they are to.
+    ///
+    /// # Errors
+    /// Certificates that can't be read; then nothing is changed.
+    pub fn set_nodes(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
+        config.check()?;
+        self.0.nodes.replace(nodes::endpoints(config)?);
+        Ok(())
     }
 
     /// All links that are up.
@@ -263,19 +270,19 @@ impl Pool {
     }
 
     /// From now on one probe tries the node, and nobody else does until it answers.
-    fn node_failed(self: &Arc<Self>, node: usize, reason: &str) {
-        if self.nodes.failed(node, reason) == Failed::KnownDown {
+    fn node_failed(self: &Arc<Self>, endpoint: &Arc<Endpoint>, reason: &str) {
+        if self.nodes.failed(endpoint, reason) == Failed::NothingToDo {
             return;
         }
-        let pool = Arc::downgrade(self);
+        let (pool, endpoint) = (Arc::downgrade(self), endpoint.clone());
         tokio::spawn(async move {
             loop {
-                let Some(pause) = pool.upgrade().map(|pool| pool.nodes.probe_pause(node)) else { return };
+                let Some(pause) = pool.upgrade().and_then(|pool| pool.nodes.probe_pause(&endpoint)) else { return };
                 tokio::time::sleep(pause).await;
                 let Some(pool) = pool.upgrade().filter(|pool| !pool.stopped.load(Ordering::Relaxed)) else { return };
-                match connect::probe(&pool.config, &pool.config.nodes[node], pool.tls.as_ref()).await {
-                    Ok(()) => return pool.nodes.answers(node),
-                    Err(reason) => drop(pool.nodes.failed(node, &reason)),
+                match connect::probe(&pool.config, &endpoint).await {
+                    Ok(()) => return pool.nodes.answers(&endpoint),
+                    Err(reason) => drop(pool.nodes.failed(&endpoint, &reason)),
                 }
             }
         });
@@ -363,14 +370,14 @@ impl Entry {
         let usable = lock(&self.consume.links).iter().find(|link| link.is_usable()).cloned();
         let fresh = checked.accepted.is_some_and(|last| last.elapsed() <= self.config().recheck);
         let result = match usable {
-            Some(link) if fresh => return Ok(link.wire.version()),
+            Some(link) if fresh => return Ok(link.version.clone()),
             Some(link) => self.clone().ask_again().await.map(|()| link),
             None => self.clone().open(Role::Consume, asked, None).await,
         };
         match result {
             Ok(link) => {
                 checked.accepted = Some(Instant::now());
-                Ok(link.wire.version())
+                Ok(link.version.clone())
             }
             Err(failure) => {
                 checked.failed = Some((Instant::now(), failure.clone()));
@@ -465,13 +472,12 @@ impl Entry {
         }
         let target = Target {
             config: &self.pool.config,
-            tls: self.pool.tls.as_ref(),
             vhost: &self.vhost,
             credentials: &self.credentials,
             name: format!("stomp-relay {purpose} {}@{}", self.credentials.login, self.vhost),
             repaired_frames: &self.pool.counts.repaired_frames,
         };
-        let down = |node: usize, reason: &str| self.pool.node_failed(node, reason);
+        let down = |endpoint: &Arc<Endpoint>, reason: &str| self.pool.node_failed(endpoint, reason);
         let result = connect::connect(&target, &self.pool.nodes, down).await;
         self.counts().connects.note(&result);
         result

@@ -259,7 +259,7 @@ impl PublishSide {
             self.opening = Some(Opening::Reserving(Box::pin(work)));
             return Ok(Progress::Some);
         };
-        if let Some(failure) = oversized(next, channel) {
+        if let Some(failure) = oversized(next, channel).or_else(|| unspeakable(next, channel)) {
             // The ones before it are answered first; then it is the only candidate.
             return if self.unconfirmed.is_empty() { Err(failure) } else { Ok(Progress::None) };
         }
@@ -403,4 +403,10 @@ pub(super) fn reserve_failure(failure: LoginFailure) -> Failure {
         LoginFailure::Unavailable { reason } => Failure::LinkLost { reason },
         LoginFailure::VirtualHost { reply_text } => Failure::Refused { reply_code: NOT_ALLOWED, reply_text },
     }
+}
+
+/// RabbitMQ 4 would end the connection rather than the channel if it had to refuse this.
+fn unspeakable(publish: &Publish, channel: &Leased) -> Option<Failure> {
+    let Outgoing { exchange, properties, routing_key, .. } = &*publish.message;
+    channel.link.judge_names(|text| text.publish(exchange, routing_key, properties.user_id.as_ref())).err()
 }

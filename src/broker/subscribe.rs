@@ -75,6 +75,7 @@ impl Operator {
 
     async fn declare_queue(&self, queue: &QueueDeclaration) -> Result<lapin::Queue, Failure> {
         self.check_size(&queue.arguments)?;
+        self.link.judge_names(|text| text.queue(&queue.name, &queue.arguments))?;
         let reservation = self.reserve(queue)?;
         let options = QueueDeclareOptions {
             passive: false,
@@ -122,6 +123,7 @@ impl Operator {
     pub(super) async fn subscribe(&self, subscribe: &Subscribe) -> Result<Subscribed, Failure> {
         let (queue, leftover) = match &subscribe.queue {
             SubscribedQueue::Existing(name) => {
+                self.link.judge_names(|text| text.queue(name, &[]))?;
                 self.check_lock(name)?;
                 (name.clone(), Leftover::NotOurs)
             }
@@ -157,6 +159,7 @@ impl Operator {
         let exact = declaration.exclusive || declaration.name.is_empty();
         let existed = match binding {
             Some(_) if !exact && !declaration.auto_delete => {
+                self.link.judge_names(|text| text.queue(&declaration.name, &[]))?;
                 self.check_lock(&declaration.name)?;
                 self.exists(&declaration.name).await?
             }
@@ -197,6 +200,7 @@ impl Operator {
         self.check_size(&subscribe.consumer_arguments)?;
         if let Some(Binding { arguments, exchange, routing_key }) = &subscribe.binding {
             self.check_size(arguments)?;
+            self.link.judge_names(|text| text.binding(exchange, routing_key, arguments))?;
             let options = QueueBindOptions::default();
             let work =
                 self.raw.queue_bind(short(queue), short(exchange), short(routing_key), options, table(arguments));

@@ -51,6 +51,7 @@ impl Workbench {
         let read = channel.basic_get(short(queue), BasicGetOptions { no_ack: true });
         self.call("queue check", read).await?;
         let Binding { arguments, exchange, routing_key } = binding;
+        self.link.judge_names(|text| text.binding(exchange, routing_key, arguments))?;
         let options = QueueBindOptions::default();
         let bound = channel.queue_bind(short(queue), short(exchange), short(routing_key), options, table(arguments));
         self.call("queue bind", bound).await

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{Error as PemError, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -55,6 +55,14 @@ pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
     Ok(chain)
 }
 
+/// Reads PEM revocation lists, at least one.
+pub(super) fn read_revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let bytes = read(path)?;
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
+    let lists = lists.map_err(|error| pem_text(&error, "revocation list"))?;
+    if lists.is_empty() { Err("holds no PEM revocation list".to_owned()) } else { Ok(lists) }
+}
+
 /// Reads the certificate chain of a server, whose first certificate must not have expired.
 pub(super) fn read_server_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain = read_certificates(path)?;
@@ -80,10 +88,16 @@ pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
 }
 
 /// Whether the key belongs to the chain's first certificate, and is of a kind that TLS here can use.
-pub(super) fn check_pair(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<(), String> {
+///
+/// `cert` is what the chain is called in the error.
+pub(super) fn check_pair(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    cert: &str,
+) -> Result<(), String> {
     match CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()) {
         Ok(_) => Ok(()),
-        Err(rustls::Error::InconsistentKeys(_)) => Err("does not match tls.cert_file".to_owned()),
+        Err(rustls::Error::InconsistentKeys(_)) => Err(format!("does not match {cert}")),
         Err(error) => Err(format!("cannot be used: {error}")),
     }
 }

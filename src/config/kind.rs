@@ -88,6 +88,24 @@ pub(super) fn header_value() -> Kind<String> {
     })
 }
 
+/// The value of `Strict-Transport-Security` (RFC 6797, 6.1).
+pub(super) fn hsts() -> Kind<String> {
+    Kind::simple("string", Shape::Text, |value| {
+        let text = string(value)?;
+        let mut directives = text.split(';').map(|directive| directive.trim().to_ascii_lowercase());
+        let seconds =
+            directives.clone().filter_map(|directive| directive.strip_prefix("max-age=")?.parse::<u64>().ok());
+        let known = |directive: String| {
+            ["includesubdomains", "preload"].contains(&directive.as_str()) || directive.starts_with("max-age=")
+        };
+        if seconds.count() == 1 && directives.all(known) {
+            return Ok(text.to_owned());
+        }
+        let example = "max-age=63072000; includeSubDomains";
+        Err(format!("{text:?} is not max-age=SECONDS with includeSubDomains or preload; such as \"{example}\""))
+    })
+}
+
 /// A path in the file system; relative ones start in the working directory.
 pub(super) fn path() -> Kind<PathBuf> {
     Kind::simple("path", Shape::Text, |value| Ok(PathBuf::from(string(value)?)))

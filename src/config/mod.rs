@@ -3,6 +3,7 @@
 //! Reads no environment variable by itself and touches no network: what it gets is what it judges, so two relays in one
 //! process do not meet. Each key is declared once, in `sections`.
 
+mod certificates;
 mod files;
 mod kind;
 mod layers;
@@ -16,6 +17,7 @@ mod rules;
 mod secret;
 mod sections;
 mod suggest;
+mod tls_rules;
 mod url;
 mod value;
 

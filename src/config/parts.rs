@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{BrokerUri, Config};
+use super::{BrokerUri, Config, Http};
 use crate::broker::{BrokerConfig, Encryption, Node};
 use crate::clients::{ClientLimits, PaceLimits};
 use crate::connection::ConnectionConfig;
-use crate::listener::{ListenerConfig, ProxyConfig, StaticRoot, WebSocketConfig};
+use crate::listener::tls::{Acceptor, CertificateFiles, ClientAuth, TlsConfig};
+use crate::listener::{ListenerConfig, ProxyConfig, RedirectConfig, StaticRoot, WebSocketConfig};
 use crate::rate::Rate;
 use crate::session::amqp::ShortText;
 use crate::session::command::Credentials;
@@ -128,13 +129,28 @@ impl Config {
         }
     }
 
+    /// None without a certificate.
+    pub fn tls_config(&self) -> Option<TlsConfig> {
+        let (cert, key) = self.tls.cert_file.clone().zip(self.tls.key_file.clone())?;
+        let mut certificates = vec![CertificateFiles { cert, key }];
+        certificates.extend(self.tls.certificates.iter().cloned());
+        let client_auth = self.tls.client_auth.zip(self.tls.client_ca_file.clone()).map(|(demand, ca)| ClientAuth {
+            demand,
+            ca,
+            crl: self.tls.client_crl_file.clone(),
+            name: self.tls.client_name,
+        });
+        Some(TlsConfig { certificates, min_version: self.tls.min_version, client_auth })
+    }
+
+    /// Requests are sent to this port.
+    pub fn redirect_config(&self, port: u16) -> RedirectConfig {
+        let Http { head_timeout, head_bytes_max, .. } = self.http;
+        RedirectConfig { port, head_timeout, head_bytes_max }
+    }
+
     /// What all listeners share; the path and TLS are each one's own.
-    pub fn listener_config(
-        &self,
-        path: &str,
-        tls: Option<Arc<rustls::ServerConfig>>,
-        root: Option<StaticRoot>,
-    ) -> ListenerConfig {
+    pub fn listener_config(&self, path: &str, tls: Option<Arc<Acceptor>>, root: Option<StaticRoot>) -> ListenerConfig {
         ListenerConfig {
             path: path.to_owned(),
             tls,
@@ -149,6 +165,7 @@ impl Config {
                 protocol_from: self.proxy.protocol_from.clone(),
                 header: self.proxy.header,
             },
+            strict_transport_security: self.http.hsts.clone(),
             websocket: WebSocketConfig {
                 message_bytes_max: self.stomp.login_frame_bytes_max,
                 opcode: self.websocket.frames,

@@ -143,7 +143,8 @@ fn show(default: &str, shape: Shape) -> String {
         Shape::Text => format!("{default:?}"),
         Shape::Table => "{}".to_owned(),
         Shape::List => {
-            let items: Vec<String> = default.split(',').map(|item| format!("{:?}", item.trim())).collect();
+            let items = default.split(',').map(str::trim).filter(|item| !item.is_empty());
+            let items: Vec<String> = items.map(|item| format!("{item:?}")).collect();
             format!("[{}]", items.join(", "))
         }
     }

@@ -9,12 +9,13 @@ use super::Config;
 use super::files;
 use super::quantity::{duration_text, size_text};
 use super::reader::Reader;
+use super::tls_rules;
 use super::url::Scheme;
 
 pub(super) fn check(config: &Config, reader: &mut Reader) {
-    tls_files(config, reader);
-    tls_for_wss(config, reader);
+    tls_rules::check(config, reader);
     addresses(config, reader);
+    redirect(config, reader);
     broker(config, reader);
     default_login(config, reader);
     limits(config, reader);
@@ -22,42 +23,19 @@ pub(super) fn check(config: &Config, reader: &mut Reader) {
     static_files(config, reader);
 }
 
-fn tls_files(config: &Config, reader: &mut Reader) {
-    let (cert_file, key_file) = (config.tls.cert_file.as_deref(), config.tls.key_file.as_deref());
-    let chain = cert_file.and_then(|path| loaded(reader, "tls.cert_file", path, files::read_server_chain));
-    let key = key_file.and_then(|path| loaded(reader, "tls.key_file", path, files::read_key));
-    if let (Some(chain), Some(key)) = (chain, key)
-        && let Err(reason) = files::check_pair(chain, key)
-    {
-        reader.blame(&["tls.key_file"], format!("tls.key_file: {reason}"));
-    }
-    if cert_file.is_some() != key_file.is_some() && reader.sound(&["tls.cert_file", "tls.key_file"]) {
-        let (given, missing) = if cert_file.is_some() { ("cert", "key") } else { ("key", "cert") };
-        reader.blame(
-            &["tls.cert_file", "tls.key_file"],
-            format!("tls.{given}_file needs tls.{missing}_file: set both or none"),
-        );
-    }
-}
-
 /// Reads a file that the key at `path` names, or reports why it can't.
-fn loaded<T>(reader: &mut Reader, key: &str, path: &Path, read: impl Fn(&Path) -> Result<T, String>) -> Option<T> {
+pub(super) fn loaded<T>(
+    reader: &mut Reader,
+    key: &str,
+    path: &Path,
+    read: impl Fn(&Path) -> Result<T, String>,
+) -> Option<T> {
     match read(path) {
         Ok(content) => Some(content),
         Err(reason) => {
             reader.blame(&[key], format!("{key}: {}: {reason}", path.display()));
             None
         }
-    }
-}
-
-fn tls_for_wss(config: &Config, reader: &mut Reader) {
-    let none = config.tls.cert_file.is_none() && config.tls.key_file.is_none();
-    let wss = config.listen.iter().find(|url| url.scheme == Scheme::Wss);
-    if let Some(url) = wss.filter(|_| none)
-        && reader.sound(&["listen", "tls.cert_file", "tls.key_file"])
-    {
-        reader.blame(&["listen"], format!("listen: {url} needs tls.cert_file and tls.key_file"));
     }
 }
 
@@ -71,6 +49,21 @@ fn addresses(config: &Config, reader: &mut Reader) {
     }
     if let Some(address) = config.admin.listen.filter(|address| taken.contains(address)) {
         reader.blame(&["admin.listen", "listen"], format!("admin.listen: {address} is also an address of listen"));
+    }
+}
+
+fn redirect(config: &Config, reader: &mut Reader) {
+    const KEY: &str = "http.redirect_listen";
+    let Some(address) = config.http.redirect_listen.filter(|_| reader.sound(&["listen", "admin.listen", KEY])) else {
+        return;
+    };
+    let listen = config.listen.iter().any(|url| url.address == address).then_some("listen");
+    let admin = (config.admin.listen == Some(address)).then_some("admin.listen");
+    if let Some(other) = listen.or(admin).filter(|_| address.port() != 0) {
+        reader.blame(&[KEY], format!("{KEY}: {address} is also an address of {other}"));
+    }
+    if !config.listen.iter().any(|url| url.scheme == Scheme::Wss) {
+        reader.blame(&[KEY], format!("{KEY} needs an address with wss:// in listen, to redirect to"));
     }
 }
 

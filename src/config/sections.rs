@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::kind::{ListMin, boolean, choice, header_value, list, name, optional, path, secret, table};
+use super::certificates::certificate_files;
+use super::kind::{ListMin, boolean, choice, header_value, hsts, list, name, optional, path, secret, table};
 use super::log_filter::{LogFilter, log_filter};
 use super::quantity::{count, duration, factor, kib, mib, milliseconds, minutes, seconds, size, whole_seconds};
 use super::reader::section;
 use super::secret::Secret;
 use super::url::{BrokerUri, ListenUrl, address_or_none, broker_uri, listen_url, network, origin};
+use crate::listener::tls::{CertificateFiles, Demand, MinVersion, NameSource};
 use crate::listener::{ForwardedHeader, Opcode, OriginPattern};
 use crate::session::config::{Compatibility, DestinationDecoding, DurableQueueNaming, HeaderTypes, Replay};
 
@@ -41,6 +43,32 @@ section! {
         cert_file: Option<PathBuf> = optional(path()), "";
         /// PEM private key of that certificate, without a pass phrase.
         key_file: Option<PathBuf> = optional(path()), "";
+        /// Further pairs, for other host names: a client gets the one whose certificate is for the name it asks for (SNI), else
+        /// `cert_file`.
+        certificates: Vec<CertificateFiles> = list(certificate_files(), ListMin::Zero), "";
+        /// Oldest version of TLS that is spoken.
+        min_version: MinVersion = choice(&[("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)]), "1.2";
+        /// Whether clients show a certificate (mutual TLS): off asks for none, request takes clients without one too, require
+        /// refuses them in the handshake.
+        client_auth: Option<Demand> = choice(&[
+            ("off", None),
+            ("request", Some(Demand::Request)),
+            ("require", Some(Demand::Require)),
+        ]), "off";
+        /// PEM certificates of the authorities that sign clients' certificates.
+        client_ca_file: Option<PathBuf> = optional(path()), "";
+        /// PEM revocation lists of these authorities. Every authority in a client's chain needs one, and one that is not out
+        /// of date.
+        client_crl_file: Option<PathBuf> = optional(path()), "";
+        /// Which part of a client's certificate is the user's name: the common name, the whole subject (`CN=alice,O=Example`),
+        /// or the first DNS name, e-mail address or URI of the alternative names.
+        client_name: NameSource = choice(&[
+            ("cn", NameSource::CommonName),
+            ("dn", NameSource::DistinguishedName),
+            ("san_dns", NameSource::SanDns),
+            ("san_email", NameSource::SanEmail),
+            ("san_uri", NameSource::SanUri),
+        ]), "cn";
         /// A client whose TLS handshake takes longer is dropped.
         handshake_timeout: Duration = duration(milliseconds(100)..=minutes(10)), "10s";
     }
@@ -217,6 +245,12 @@ section! {
         content_security_policy: String = header_value(),
             "default-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
              object-src 'none'";
+        /// `Strict-Transport-Security` of every answer over TLS: browsers then use https for this host only. Begin with a short
+        /// time, such as `max-age=3600`; later `max-age=63072000; includeSubDomains` is usual.
+        hsts: Option<String> = optional(hsts()), "";
+        /// Address of a listener in the clear, such as `0.0.0.0:80`, that sends every request to https, on the port of the first
+        /// `wss` address of `listen`.
+        redirect_listen: Option<SocketAddr> = address_or_none(), "none";
     }
 }
 

@@ -15,7 +15,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderMap,
     HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
+    SEC_WEBSOCKET_VERSION, STRICT_TRANSPORT_SECURITY, UPGRADE, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -37,7 +37,7 @@ use super::{ListenerConfig, Security, StaticRoot, forwarded, refusals, stopped};
 const HEADERS_MAX: usize = 64;
 
 /// hyper refuses a smaller head buffer.
-const HEAD_BYTES_MIN: usize = 8 * 1024;
+pub(super) const HEAD_BYTES_MIN: usize = 8 * 1024;
 
 /// What a page may do if the configured policy is no header value.
 const STRICTEST_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'");
@@ -295,6 +295,12 @@ fn finish(mut response: Response<Body>, config: &ListenerConfig) -> Response<Bod
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    // Over TLS only (RFC 6797 section 7.2).
+    if let (Some(policy), Security::Tls) = (&config.strict_transport_security, Security::of(config))
+        && let Ok(policy) = HeaderValue::from_str(policy)
+    {
+        headers.insert(STRICT_TRANSPORT_SECURITY, policy);
+    }
     if headers.get(CONTENT_TYPE) == Some(&HTML) {
         let policy = HeaderValue::from_str(&config.content_security_policy).unwrap_or(STRICTEST_POLICY);
         headers.insert(CONTENT_SECURITY_POLICY, policy);

@@ -16,6 +16,7 @@ mod origin;
 mod outgoing;
 mod pages;
 mod proxy_protocol;
+mod redirect;
 mod refusals;
 mod source;
 mod stream;
@@ -38,8 +39,10 @@ pub use self::gate::{Admission, Gate, Route, Upgrade};
 pub use self::handshake::Subprotocol;
 pub use self::origin::OriginPattern;
 pub use self::proxy_protocol::HEADER_BYTES_MAX as PROXY_HEADER_BYTES_MAX;
+pub use self::redirect::{RedirectConfig, redirect_connection};
 pub use self::source::{ProxyConfig, Source};
 use self::stream::Stream;
+pub use self::tls::ClientCertificate;
 pub use self::websocket::{Opcode, Read, WebSocket, WebSocketConfig, Write};
 
 /// How one listening socket treats its clients.
@@ -48,7 +51,7 @@ pub struct ListenerConfig {
     /// Path of the WebSocket endpoint, with its slash in front: `/ws`.
     pub path: String,
     /// None: clients speak in the clear.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<Arc<tls::Acceptor>>,
     /// Time from accept to the end of the TLS handshake.
     pub tls_handshake_timeout: Duration,
     /// Time for each request head, and so for which a connection may be idle between requests. In the clear, the first
@@ -63,6 +66,8 @@ pub struct ListenerConfig {
     /// Pages that may connect; empty: those of the host that the request names.
     pub origins: Vec<OriginPattern>,
     pub proxy: ProxyConfig,
+    /// `Strict-Transport-Security` of all answers over TLS (RFC 6797); none without.
+    pub strict_transport_security: Option<String>,
     pub websocket: WebSocketConfig,
 }
 
@@ -79,7 +84,7 @@ impl Security {
     }
 }
 
-/// What is known of a client when its WebSocket opens. All but the addresses is as the client says.
+/// What is known of a client when its WebSocket opens. All but the addresses and the certificate is as the client says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
     /// Of the TCP connection; a proxy's, if one is between.
@@ -88,6 +93,8 @@ pub struct Opened {
     pub source: Source,
     pub local: SocketAddr,
     pub security: Security,
+    /// Verified; None without one, which `tls.client_auth = "require"` excludes.
+    pub certificate: Option<ClientCertificate>,
     /// The subprotocol that was agreed on; None if the client offered none of ours.
     pub subprotocol: Option<Subprotocol>,
     pub origin: Option<String>,
@@ -119,13 +126,14 @@ pub async fn serve_connection<G, F, Fut>(
         entered = enter(socket, peer, &config, &*gate) => entered,
         () = stopped(&stop) => None,
     };
-    let Some((stream, source)) = entered else { return };
+    let Some((stream, source, certificate)) = entered else { return };
     let Some(http::Upgraded { stream, read_ahead, details }) = http::serve(stream, &config, &stop, source, &gate).await
     else {
         return;
     };
     let http::Details { subprotocol, origin, source, user_agent } = details;
-    let opened = Opened { peer, source, local, security: Security::of(&config), subprotocol, origin, user_agent };
+    let security = Security::of(&config);
+    let opened = Opened { peer, source, local, security, certificate, subprotocol, origin, user_agent };
     let websocket = WebSocket::new(stream, &read_ahead, config.websocket);
     drop((read_ahead, config, stop, gate));
     on_open(websocket, opened).await;
@@ -142,7 +150,7 @@ async fn enter<G: Gate>(
     peer: SocketAddr,
     config: &ListenerConfig,
     gate: &G,
-) -> Option<(Stream, Source)> {
+) -> Option<(Stream, Source, Option<ClientCertificate>)> {
     let mut source = Source::direct(peer, &config.proxy);
     if config.proxy.speaks_proxy_protocol(source.client()) {
         let announced = tokio::time::timeout(config.head_timeout, proxy_protocol::read(&mut socket)).await;
@@ -163,14 +171,19 @@ async fn enter<G: Gate>(
     if !config.proxy.trusts(source.client()) && gate.admit(&source).await == Admission::Close {
         return None;
     }
-    Some((secure(socket, peer, config).await?, source))
+    let (stream, certificate) = secure(socket, peer, config).await?;
+    Some((stream, source, certificate))
 }
 
 /// The stream that HTTP is spoken on, or None when the peer does not get that far in time.
-async fn secure(socket: TcpStream, peer: SocketAddr, config: &ListenerConfig) -> Option<Stream> {
+async fn secure(
+    socket: TcpStream,
+    peer: SocketAddr,
+    config: &ListenerConfig,
+) -> Option<(Stream, Option<ClientCertificate>)> {
     let Some(tls) = &config.tls else {
         return match tokio::time::timeout(config.head_timeout, tls::is_handshake(&socket)).await {
-            Ok(Ok(false)) => Some(Stream::Plain(socket)),
+            Ok(Ok(false)) => Some((Stream::Plain(socket), None)),
             Ok(Ok(true)) => {
                 debug!(%peer, "a client speaks TLS to a port without: connect with http:// or ws://");
                 None
@@ -185,15 +198,6 @@ async fn secure(socket: TcpStream, peer: SocketAddr, config: &ListenerConfig) ->
             }
         };
     };
-    match tokio::time::timeout(config.tls_handshake_timeout, tls::accept(socket, tls.clone())).await {
-        Ok(Ok(stream)) => Some(Stream::Tls(Box::new(stream))),
-        Ok(Err(error)) => {
-            debug!(%peer, %error, "TLS handshake failed");
-            None
-        }
-        Err(_) => {
-            debug!(%peer, "TLS handshake not finished in time");
-            None
-        }
-    }
+    let accepted = tls.accept(socket, peer, config.tls_handshake_timeout).await?;
+    Some((Stream::Tls(Box::new(accepted.stream)), accepted.certificate))
 }

@@ -20,8 +20,13 @@ const HOST_MAX: usize = 255;
 
 /// A host as it may be printed into a page, whatever the client sent: nothing that HTML or JavaScript would read.
 pub(super) fn printable_host(host: &str) -> &str {
+    if is_plain_host(host) { host } else { "HOST" }
+}
+
+/// Whether a host, with or without a port, has nothing in it that a page or a URL would read as something else.
+pub(super) fn is_plain_host(host: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
-    if !host.is_empty() && host.len() <= HOST_MAX && host.bytes().all(plain) { host } else { "HOST" }
+    !host.is_empty() && host.len() <= HOST_MAX && host.bytes().all(plain)
 }
 
 /// What the WebSocket path says to a request that does not ask for an upgrade.

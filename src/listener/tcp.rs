@@ -33,6 +33,15 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// Takes over a listening socket that was opened elsewhere. Must be called within a tokio runtime.
+///
+/// # Errors
+/// What the operating system says.
+pub fn adopt(socket: std::net::TcpListener) -> io::Result<TcpListener> {
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket)
+}
+
 /// Sets the options of an accepted socket: no delay (frames are small and already batched) and keepalive.
 ///
 /// # Errors

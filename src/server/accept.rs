@@ -33,8 +33,7 @@ pub(super) struct Door {
 }
 
 impl Door {
-    pub(super) fn bind(index: usize, url: &ListenUrl) -> io::Result<Door> {
-        let socket = tcp::bind(url.address)?;
+    pub(super) fn new(index: usize, url: &ListenUrl, socket: TcpListener) -> io::Result<Door> {
         let bound = ListenUrl { address: socket.local_addr()?, ..url.clone() };
         Ok(Door { index, socket, url: bound.to_string() })
     }
@@ -42,6 +41,10 @@ impl Door {
     /// With the port that was really bound.
     pub(super) fn url(&self) -> &str {
         &self.url
+    }
+
+    pub(super) fn port(&self) -> Option<u16> {
+        self.socket.local_addr().ok().map(|address| address.port())
     }
 
     pub(super) async fn accept(self, serving: Arc<Serving>, broker: Broker, clients: Clients, metrics: Arc<Metrics>) {

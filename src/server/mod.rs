@@ -2,7 +2,11 @@
 //! What happens on one accepted socket is `listener`'s and `connection`'s business.
 
 mod accept;
+mod certificates;
 mod drain;
+mod inherited;
+mod notify;
+mod redirect;
 mod signals;
 mod state;
 
@@ -18,13 +22,14 @@ use tracing::{info, warn};
 use crate::admin::{self, View};
 use crate::broker::Broker;
 use crate::clients::Clients;
-use crate::config::{Config, Problems};
+use crate::config::{Config, Problems, Scheme};
 use crate::listener::tcp;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 
 use accept::Door;
 pub use drain::Ended;
+use inherited::Inherited;
 use state::Serving;
 
 /// Why serving ended, other than by a drain that was asked for.
@@ -64,6 +69,8 @@ pub struct Server {
     broker: Broker,
     config: Config,
     doors: Vec<Door>,
+    metrics: Arc<Metrics>,
+    redirect: Option<TcpListener>,
     serving: Arc<Serving>,
 }
 
@@ -73,7 +80,7 @@ pub struct Server {
 /// See [`ServeError`].
 pub async fn serve(config: Config, at_start: AtStart, reload: Reload) -> Result<(), ServeError> {
     let signals = signals::watch()?;
-    let server = Server::bind(config)?;
+    let server = Server::open(config, Inherited::from_environment()?)?;
     if at_start == AtStart::RequireBroker {
         server.broker.probe().await.map_err(|reason| ServeError::BrokerUnavailable { reason })?;
     }
@@ -90,16 +97,28 @@ impl Server {
     /// # Errors
     /// [`ServeError::Bind`], or [`ServeError::Runtime`] for a certificate or folder that can't be used.
     pub fn bind(config: Config) -> Result<Server, ServeError> {
+        Server::open(config, Inherited::default())
+    }
+
+    /// Takes the sockets that are there already and binds the others.
+    fn open(config: Config, mut inherited: Inherited) -> Result<Server, ServeError> {
         let broker = Broker::new(config.broker_config()).map_err(runtime)?;
-        let serving = Arc::new(Serving::new(&config).map_err(runtime)?);
-        let doors = config.listen.iter().enumerate();
-        let doors = doors
-            .map(|(index, url)| Door::bind(index, url).map_err(|error| cannot_bind(&url.to_string(), &error)))
-            .collect::<Result<_, _>>()?;
-        let bind_admin =
-            |address: SocketAddr| tcp::bind(address).map_err(|error| cannot_bind(&address.to_string(), &error));
-        let admin = config.admin.listen.map(bind_admin).transpose()?;
-        Ok(Server { admin, broker, config, doors, serving })
+        let metrics = Arc::new(Metrics::default());
+        let serving = Arc::new(Serving::new(&config, &metrics.tls).map_err(runtime)?);
+        let mut listen = |address: SocketAddr, name: &dyn std::fmt::Display| {
+            let socket = inherited.take(address).map_or_else(|| tcp::bind(address), tcp::adopt);
+            socket.map_err(|error| cannot_bind(address, name, &error))
+        };
+        let mut doors = Vec::new();
+        for (index, url) in config.listen.iter().enumerate() {
+            doors.push(Door::new(index, url, listen(url.address, url)?).map_err(runtime)?);
+        }
+        let redirect = config.http.redirect_listen.map(|address| listen(address, &address)).transpose()?;
+        let admin = config.admin.listen.map(|address| listen(address, &address)).transpose()?;
+        for address in inherited.unused() {
+            warn!(%address, "the service manager passes a socket that the configuration does not name; it is closed");
+        }
+        Ok(Server { admin, broker, config, doors, metrics, redirect, serving })
     }
 
     /// The listen URLs with the ports that were really bound.
@@ -113,8 +132,9 @@ impl Server {
 
     /// Serves until [`Signal::Stop`], then drains. The end of `signals` counts as Stop.
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>, reload: Reload) -> Ended {
-        let Server { admin, broker, config, doors, serving } = self;
-        let (metrics, readiness) = (Arc::new(Metrics::default()), Readiness::default());
+        let secure_port = self.secure_port();
+        let Server { admin, broker, config, doors, metrics, redirect, serving } = self;
+        let readiness = Readiness::default();
         let clients = Clients::new(config.client_limits());
         let (background, stopped) = (TaskTracker::new(), CancellationToken::new());
         background.spawn(readiness.clone().watch(broker.clone(), stopped.clone()));
@@ -122,13 +142,25 @@ impl Server {
             let view = View::new(broker.clone(), clients.clone(), &metrics, readiness.clone());
             background.spawn(admin::serve(socket, view, stopped.clone()));
         }
+        if let Some(acceptor) = &serving.current().tls {
+            acceptor.announce();
+        }
+        background.spawn(certificates::watch(serving.clone(), stopped.clone()));
         for door in doors {
             background.spawn(door.accept(serving.clone(), broker.clone(), clients.clone(), metrics.clone()));
         }
-        readiness.listening();
-        while let Some(Signal::Reload) = signals.recv().await {
-            reload_now(&reload, &serving, &clients);
+        if let (Some(socket), Some(port)) = (redirect, secure_port) {
+            let config = config.redirect_config(port);
+            background.spawn(redirect::accept(socket, config, clients.clone(), metrics.clone()));
         }
+        readiness.listening();
+        notify::ready("serving");
+        while let Some(Signal::Reload) = signals.recv().await {
+            notify::reloading();
+            let result = reload_now(&reload, &serving, &broker, &clients, &metrics);
+            notify::ready(if result.is_ok() { "serving" } else { "serving; the last reload failed, see the log" });
+        }
+        notify::stopping(config.drain.timeout, clients.count());
         let ended = drain::run(&config.drain, &readiness, &clients, &mut signals).await;
         // A drain that was cut short may not have come to this.
         clients.stop_accepting();
@@ -139,6 +171,13 @@ impl Server {
             broker.shutdown().await;
         }
         ended
+    }
+
+    /// The port that requests in the clear are sent to.
+    fn secure_port(&self) -> Option<u16> {
+        let urls = self.config.listen.iter().zip(&self.doors);
+        let mut secure = urls.filter(|(url, _)| url.scheme == Scheme::Wss);
+        secure.next().and_then(|(_, door)| door.port())
     }
 
     /// One line per address on standard output, for people and scripts, and the same in the log.
@@ -154,20 +193,33 @@ impl Server {
             say(&format!("listening on {}", door.url()));
             info!(url = door.url(), broker = brokers, auth, admin, version = env!("CARGO_PKG_VERSION"), "listening");
         }
+        if let Some(address) = self.redirect.as_ref().and_then(|socket| socket.local_addr().ok()) {
+            say(&format!("redirecting {} to https", redirect::url(address)));
+        }
         say(&format!("broker {brokers}; {auth}; admin {admin}"));
         say("ready");
     }
 }
 
-fn cannot_bind(address: &str, error: &std::io::Error) -> ServeError {
+/// Ports below this need a privilege (Linux: `net.ipv4.ip_unprivileged_port_start`).
+const FIRST_FREE_PORT: u16 = 1024;
+
+/// One line per way out, ready to be copied.
+const WAYS_TO_A_LOW_PORT: &str = "; ports below 1024 need a privilege that this process does not have. One of these gives it:
+  systemd opens the port:  systemctl enable --now stomp-relay.socket
+  a capability:            AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit, or setcap cap_net_bind_service=+ep FILE
+  the port for everybody:  sysctl -w net.ipv4.ip_unprivileged_port_start=443
+  another port, forwarded: listen on 8443, then iptables -t nat -A PREROUTING -p tcp --dport 443 -j REDIRECT --to-ports 8443";
+
+fn cannot_bind(address: SocketAddr, name: &dyn std::fmt::Display, error: &std::io::Error) -> ServeError {
     let remedy = match error.kind() {
-        std::io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need the capability CAP_NET_BIND_SERVICE, or use a higher port behind a load balancer"
-        }
+        std::io::ErrorKind::PermissionDenied if address.port() < FIRST_FREE_PORT => WAYS_TO_A_LOW_PORT,
+        std::io::ErrorKind::PermissionDenied => "; a security policy such as SELinux or a container's refuses it",
         std::io::ErrorKind::AddrInUse => "; another process has it",
+        std::io::ErrorKind::AddrNotAvailable => "; it is not an address of this machine",
         _ => "",
     };
-    ServeError::Bind { address: address.to_owned(), reason: format!("{error}{remedy}") }
+    ServeError::Bind { address: name.to_string(), reason: format!("{error}{remedy}") }
 }
 
 /// A reader of standard output that went away is no failure of ours.
@@ -177,22 +229,55 @@ fn say(line: &str) {
     let _ = writeln!(output, "{line}").and_then(|()| output.flush());
 }
 
-/// A file with a problem changes nothing.
-fn reload_now(reload: &Reload, serving: &Serving, clients: &Clients) {
+/// A file with a problem changes nothing; it is in the log then.
+fn reload_now(
+    reload: &Reload,
+    serving: &Serving,
+    broker: &Broker,
+    clients: &Clients,
+    metrics: &Metrics,
+) -> Result<(), ()> {
     let result = reload().map_err(|problems| problems.to_string()).and_then(|config| {
-        serving.replace(&config)?;
+        serving.replace(&config, &metrics.tls)?;
+        broker.set_nodes(&config.broker_config()).map_err(|error| error.to_string())?;
         clients.set_limits(config.client_limits());
         Ok(())
     });
     match result {
-        Ok(()) => info!(
-            "configuration reloaded: certificates, limits and defaults apply to new clients; \
-             listen, broker, admin, drain and log need a restart"
-        ),
-        Err(reason) => warn!(reason, "configuration not reloaded, nothing changed"),
+        Ok(()) => {
+            info!(
+                "configuration reloaded: certificates, limits and defaults apply to new clients, the broker's nodes to new \
+                 connections; listen, http.redirect_listen, the rest of broker, admin, drain and log need a restart"
+            );
+            if let Some(acceptor) = &serving.current().tls {
+                acceptor.announce();
+            }
+            Ok(())
+        }
+        Err(reason) => {
+            warn!(reason, "configuration not reloaded, nothing changed");
+            Err(())
+        }
     }
 }
 
 fn runtime(error: impl std::fmt::Display) -> ServeError {
     ServeError::Runtime { reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_needs_a_privilege_comes_with_the_ways_to_get_it() {
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let low = cannot_bind(SocketAddr::from(([0, 0, 0, 0], 443)), &"wss://0.0.0.0:443/ws", &denied).to_string();
+        assert!(low.starts_with("cannot listen on wss://0.0.0.0:443/ws: permission denied; ports below 1024"), "{low}");
+        for way in ["stomp-relay.socket", "CAP_NET_BIND_SERVICE", "setcap", "sysctl -w", "REDIRECT --to-ports 8443"] {
+            assert!(low.contains(way), "{low}");
+        }
+        let high = cannot_bind(SocketAddr::from(([0, 0, 0, 0], 8443)), &"x", &denied).to_string();
+        assert!(high.contains("security policy") && !high.contains("sysctl"), "{high}");
+    }
 }

@@ -5,7 +5,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::config::{Config, Scheme};
 use crate::connection::ConnectionConfig;
-use crate::listener::{ListenerConfig, StaticRoot, tls};
+use crate::listener::tls::{Acceptor, TlsConfig, TlsError};
+use crate::listener::{ListenerConfig, StaticRoot};
+use crate::metrics::TlsMetrics;
 
 /// One generation of settings.
 #[derive(Debug)]
@@ -13,6 +15,8 @@ pub(super) struct Settings {
     pub(super) connection: Arc<ConnectionConfig>,
     /// In the order of `listen`.
     pub(super) listeners: Vec<Arc<ListenerConfig>>,
+    /// Shared by all listeners with TLS.
+    pub(super) tls: Option<Arc<Acceptor>>,
 }
 
 /// The current settings.
@@ -22,14 +26,19 @@ pub(super) struct Serving(RwLock<Arc<Settings>>);
 impl Serving {
     /// # Errors
     /// A text for people: a certificate, key or folder that can't be used.
-    pub(super) fn new(config: &Config) -> Result<Serving, String> {
-        Ok(Serving(RwLock::new(Arc::new(settings(config)?))))
+    pub(super) fn new(config: &Config, metrics: &TlsMetrics) -> Result<Serving, String> {
+        let settings = settings(config, |tls| Acceptor::new(tls, metrics.clone()))?;
+        Ok(Serving(RwLock::new(Arc::new(settings))))
     }
 
     /// # Errors
     /// As [`Serving::new`], or the addresses are not the ones that are bound; nothing is replaced then.
-    pub(super) fn replace(&self, config: &Config) -> Result<(), String> {
-        let settings = Arc::new(settings(config)?);
+    pub(super) fn replace(&self, config: &Config, metrics: &TlsMetrics) -> Result<(), String> {
+        let before = self.current().tls.clone();
+        let settings = Arc::new(settings(config, |tls| match &before {
+            Some(acceptor) => acceptor.successor(tls),
+            None => Acceptor::new(tls, metrics.clone()),
+        })?);
         let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if settings.listeners.len() != current.listeners.len() {
             return Err("the number of listen addresses changed, which needs a restart".to_owned());
@@ -43,15 +52,15 @@ impl Serving {
     }
 }
 
-fn settings(config: &Config) -> Result<Settings, String> {
+fn settings(
+    config: &Config,
+    acceptor: impl FnOnce(TlsConfig) -> Result<Acceptor, TlsError>,
+) -> Result<Settings, String> {
     let root = match &config.http.root {
         Some(folder) => Some(static_root(folder)?),
         None => None,
     };
-    let tls = match (&config.tls.cert_file, &config.tls.key_file) {
-        (Some(cert), Some(key)) => Some(Arc::new(tls::server_config(cert, key).map_err(|error| error.to_string())?)),
-        _ => None,
-    };
+    let tls = config.tls_config().map(acceptor).transpose().map_err(|error| error.to_string())?.map(Arc::new);
     let listeners = config.listen.iter().map(|url| {
         let tls = match url.scheme {
             Scheme::Ws => None,
@@ -59,7 +68,8 @@ fn settings(config: &Config) -> Result<Settings, String> {
         };
         Arc::new(config.listener_config(&url.path, tls, root.clone()))
     });
-    Ok(Settings { connection: Arc::new(config.connection_config()), listeners: listeners.collect() })
+    let listeners = listeners.collect();
+    Ok(Settings { connection: Arc::new(config.connection_config()), listeners, tls })
 }
 
 fn static_root(folder: &Path) -> Result<StaticRoot, String> {

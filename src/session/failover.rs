@@ -40,7 +40,8 @@ impl Session {
     pub(super) fn suspend(&mut self) {
         let state = std::mem::replace(&mut self.state, State::Ended);
         let (version, leaving) = match state {
-            State::Open { version } => (version, None),
+            // It may have been on its way back to leaving.
+            State::Open { version } => (version, self.departure.take()),
             State::Leaving { departure, .. } => (self.agreed_version(), Some(departure)),
             other => {
                 self.state = other;

@@ -453,8 +453,9 @@ impl Session {
         let Some(subscription) = self.subscriptions.by_key.get_mut(&key) else { return };
         let stop = match &subscription.stage {
             // It was going anyway, and with its connection it is gone.
-            Stage::Stopping { then: AfterUnsubscribe::Keep, .. } => return self.handle_unsubscribed(key),
-            Stage::Stopping { then: AfterUnsubscribe::Delete, .. } => Some(AfterUnsubscribe::Delete),
+            Stage::Stopping { owed: None, then: AfterUnsubscribe::Keep, .. } => return self.handle_unsubscribed(key),
+            // A receipt that is owed says that there is a queue, so there has to be one.
+            Stage::Stopping { then, .. } => Some(*then),
             Stage::Active => {
                 subscription.stage = Stage::Starting { receipt: None };
                 self.subscriptions.pending += 1;

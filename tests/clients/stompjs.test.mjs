@@ -101,6 +101,20 @@ async function connected(t, url, options) {
   return peer;
 }
 
+// A queue that was given one, two and three, to a client that acknowledged two and left.
+async function secondOfThreeAcknowledged(t, url, ack) {
+  const peer = await connected(t, url);
+  const destination = `/queue/${unique(ack)}`;
+  const inbox = await peer.inbox(destination, { ack });
+  for (const body of ["one", "two", "three"]) await peer.send(destination, body);
+  await inbox.take();
+  const two = await inbox.take();
+  await inbox.take();
+  await peer.receipt((wanted) => two.ack(wanted), "ACK");
+  await peer.disconnect();
+  return destination;
+}
+
 async function bodies(inbox, count) {
   const taken = [];
   for (let i = 0; i < count; i++) taken.push((await inbox.take()).body);
@@ -185,16 +199,7 @@ for (const url of urls) {
   });
 
   check("ack client-individual: what is not acknowledged comes again", async (t) => {
-    const first = await connected(t, url);
-    const destination = `/queue/${unique("individual")}`;
-    const inbox = await first.inbox(destination, { ack: "client-individual" });
-    for (const body of ["one", "two", "three"]) await first.send(destination, body);
-    await inbox.take();
-    const two = await inbox.take();
-    await inbox.take();
-    await first.receipt((wanted) => two.ack(wanted), "ACK");
-    await first.disconnect();
-
+    const destination = await secondOfThreeAcknowledged(t, url, "client-individual");
     const second = await connected(t, url);
     const again = await second.inbox(destination, { ack: "client-individual" });
     const one = await again.take();
@@ -215,16 +220,7 @@ for (const url of urls) {
   });
 
   check("ack client: an ACK covers all messages before it", async (t) => {
-    const first = await connected(t, url);
-    const destination = `/queue/${unique("cumulative")}`;
-    const inbox = await first.inbox(destination, { ack: "client" });
-    for (const body of ["one", "two", "three"]) await first.send(destination, body);
-    await inbox.take();
-    const two = await inbox.take();
-    await inbox.take();
-    await first.receipt((wanted) => two.ack(wanted), "ACK");
-    await first.disconnect();
-
+    const destination = await secondOfThreeAcknowledged(t, url, "client");
     const second = await connected(t, url);
     const rest = await second.inbox(destination);
     await second.send(destination, "last");

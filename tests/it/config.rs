@@ -537,6 +537,78 @@ fn certificate_and_key_are_loaded_and_held_against_each_other() {
     assert_eq!(report, format!("{line}\n1 problem in relay.toml"));
 }
 
+#[test]
+fn keys_of_tls_need_each_other_and_their_files() {
+    let scratch = Scratch::new();
+    dev_cert::write(&scratch.path("a"), Existing::Keep).unwrap();
+    dev_cert::write(&scratch.path("b"), Existing::Keep).unwrap();
+    let tls = |cert: &str, key: &str| format!("[tls]\ncert_file = \"DIR/{cert}\"\nkey_file = \"DIR/{key}\"");
+    for (text, expected) in [
+        (
+            "[[tls.certificates]]\ncert_file = \"DIR/b/cert.pem\"\nkey_file = \"DIR/a/key.pem\"",
+            "tls.certificates: DIR/a/key.pem: does not match DIR/b/cert.pem",
+        ),
+        ("certificates = [{ cert_file = \"DIR/a/cert.pem\" }]", "4:17: error: tls.certificates: key_file is missing"),
+        (
+            "certificates = [{ cert_fil = \"x\" }]",
+            "4:17: error: tls.certificates: unknown key \"cert_fil\"; did you mean \"cert_file\"?",
+        ),
+        ("certificates = [\"x\"]", "4:17: error: tls.certificates: expected a table, found a string"),
+        ("client_auth = \"require\"", "4:15: error: tls.client_auth needs tls.client_ca_file"),
+        ("client_ca_file = \"DIR/a/ca.pem\"", "tls.client_ca_file is never used while tls.client_auth is \"off\""),
+        ("client_crl_file = \"x\"", "tls.client_crl_file is never used while tls.client_auth is \"off\""),
+        (
+            "client_auth = \"require\"\nclient_ca_file = \"DIR/a/key.pem\"",
+            "5:18: error: tls.client_ca_file: DIR/a/key.pem: holds no PEM certificate",
+        ),
+        (
+            "client_auth = \"request\"\nclient_ca_file = \"DIR/a/ca.pem\"\nclient_crl_file = \"DIR/a/ca.pem\"",
+            "6:19: error: tls.client_crl_file: DIR/a/ca.pem: holds no PEM revocation list",
+        ),
+        (
+            "client_auth = \"request\"\nclient_ca_file = \"DIR/a/ca.pem\"",
+            "4:15: error: tls.client_auth protects nothing: no address of listen has wss://",
+        ),
+        ("min_version = \"1.1\"", "tls.min_version: \"1.1\" is not \"1.2\" or \"1.3\""),
+        ("client_name = \"san_mail\"", "did you mean \"san_email\"?"),
+    ] {
+        let report = load_text(&scratch, &format!("{}\n{text}", tls("a/cert.pem", "a/key.pem")), &[]).unwrap_err();
+        assert!(report.contains(expected), "{text}:\n{report}");
+    }
+    let folder = scratch.folder().display();
+    let list = format!("[{{ cert_file = \"{folder}/b/cert.pem\", key_file = \"{folder}/b/key.pem\" }}]");
+    let further = [("STOMP_RELAY_TLS__CERTIFICATES", list.as_str())];
+    let config = load_text(&scratch, &tls("a/cert.pem", "a/key.pem"), &further).unwrap();
+    assert_eq!(config.tls_config().unwrap().certificates.len(), 2);
+}
+
+#[test]
+fn redirects_and_hsts_are_checked() {
+    assert_report(
+        "[http]\nredirect_listen = \"127.0.0.1:80\"",
+        &[],
+        &[
+            "relay.toml:2:19: error: http.redirect_listen needs an address with wss:// in listen, to redirect to",
+            "1 problem in relay.toml",
+        ],
+    );
+    for (address, other) in [("127.0.0.1:8080", "listen"), ("127.0.0.1:15680", "admin.listen")] {
+        let scratch = Scratch::new();
+        let report = load_text(&scratch, &format!("[http]\nredirect_listen = \"{address}\""), &[]).unwrap_err();
+        let expected = format!("http.redirect_listen: {address} is also an address of {other}");
+        assert!(report.contains(&expected), "{report}");
+    }
+    for policy in ["max-age=0", "max-age=63072000; includeSubDomains", "MAX-AGE=1;includesubdomains;preload"] {
+        let config = load_text(&Scratch::new(), &format!("[http]\nhsts = \"{policy}\""), &[]).unwrap();
+        assert_eq!(config.http.hsts.as_deref(), Some(policy));
+    }
+    for policy in ["3600", "includeSubDomains", "max-age=1y", "max-age=1; max-age=2", "max-age=1; other", "max-age=1;"]
+    {
+        let report = load_text(&Scratch::new(), &format!("[http]\nhsts = \"{policy}\""), &[]).unwrap_err();
+        assert!(report.contains("http.hsts:") && report.contains("max-age=63072000"), "{report}");
+    }
+}
+
 fn expired_certificate() -> String {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use stomp_relay::session::refusal::Refusal;
 
-const PAGES: [&str; 12] = [
+const PAGES: [&str; 14] = [
     "CHANGELOG.md",
     "README.md",
     "certs/README.md",
@@ -19,6 +19,8 @@ const PAGES: [&str; 12] = [
     "docs/lapin.md",
     "docs/mapping.md",
     "docs/metrics.md",
+    "docs/tls.md",
+    "packaging/systemd/README.md",
 ];
 
 fn path(name: &str) -> PathBuf {
@@ -166,7 +168,8 @@ fn configuration_keys_in_pages_exist() {
 #[test]
 fn tests_named_by_the_guarantees_exist() {
     let page = read("docs/guarantees.md");
-    let folders = ["tests/it", "tests/it/faults", "tests/it/plugin", "src/session"];
+    let folders =
+        ["tests/it", "tests/it/broker", "tests/it/failover_links", "tests/it/faults", "tests/it/plugin", "src/session"];
     let sources: String = folders.iter().flat_map(|folder| files(folder, "rs")).collect();
     // Names of tests are sentences; keys, codes and headers have other signs in them.
     let names =

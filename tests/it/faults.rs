@@ -14,8 +14,10 @@ mod single_node;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::task::block_in_place;
 
 use crate::support::relay::Relay;
+use crate::support::relay_process::metric;
 use crate::support::tally::{Promise, Report};
 use crate::support::traffic::{Acks, Pace, Traffic};
 
@@ -37,6 +39,11 @@ fn assert_unharmed_but_late(what: &str, report: &Report) {
     let Report { confirmed, disconnected, duplicates_unflagged, lost, reordered, .. } = *report;
     assert_eq!((disconnected, duplicates_unflagged, lost, reordered), (0, 0, 0, 0), "{what}: {report}");
     assert!(confirmed > 0, "{what}: nothing was confirmed: {report}");
+}
+
+/// How often sessions of this relay lost their lease: a fault that nobody felt shows nothing.
+fn failovers(relay: &Relay) -> u64 {
+    block_in_place(|| metric(&relay.admin.to_string(), "stomp_relay_failovers_total")) as u64
 }
 
 fn pace(milliseconds: u64) -> Pace {

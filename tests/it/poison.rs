@@ -58,7 +58,8 @@ fn poisons() -> Vec<Poison> {
     let bad_texts = (0..8).flat_map(|_| short(b"caf\xe9")).collect::<Vec<_>>();
     let bad_name_within = [&b"F"[..], &long(&[&short(b"\xfe\xff")[..], b"t\x01"].concat())].concat();
     // Several, as STOMP clients have limits for one.
-    let more = (0..14).flat_map(|_| [&short(b"large")[..], b"S", &long(&[b'x'; 8_000])].concat());
+    let more = |n: u8| [&short(&[b"large-", &[b'a' + n][..]].concat())[..], b"S", &long(&[b'x'; 8_000])].concat();
+    let more = (0..14).flat_map(more);
     let large = [&b"S"[..], &long(&[b'x'; 8_000])].concat().into_iter().chain(more).collect::<Vec<_>>();
     let mut poisons = vec![
         headers("tables 33 deep", b"deep", &nested(b'F', 33)),

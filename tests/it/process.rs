@@ -223,6 +223,30 @@ async fn sighup_takes_a_new_certificate_and_nothing_else() {
     assert_eq!(process.exit_code(), 0);
 }
 
+#[tokio::test]
+async fn sighup_names_other_nodes_and_waiting_sessions_find_them() {
+    let (_socket, nobody) = reserved();
+    let scratch = Scratch::new();
+    let nodes = |address: &str| format!("[broker]\nlogin_wait = \"60s\"\nuris = [\"amqp://{address}\"]\n");
+    let file = scratch.write("relay.toml", &nodes(&nobody.to_string()));
+    let flags =
+        ["serve", "--config", file.to_str().unwrap(), "--listen", "ws://127.0.0.1:0/ws", "--admin", "127.0.0.1:0"];
+    let mut process = Process::start(&flags, &QUICK_DRAIN);
+    let ready = process.ready();
+    process.log.until("broker not reached");
+    let mut waiting = Client::open(&ready.urls[0]).await;
+    waiting.send(CONNECT).await;
+    std::fs::write(&file, nodes(&format!("127.0.0.1:{}", Rabbit::shared().amqp_port()))).unwrap();
+    process.signal("HUP");
+    process.log.until("configuration reloaded");
+    waiting.expect("CONNECTED").await;
+    echo(&mut waiting).await;
+    until_ready(ready.admin).await;
+    process.signal("INT");
+    assert_eq!(waiting.closed().await.0, 1012);
+    assert_eq!(process.exit_code(), 0);
+}
+
 /// A port that is nobody else's, and on which nobody listens yet.
 fn reserved() -> (TcpSocket, SocketAddr) {
     let socket = TcpSocket::new_v4().unwrap();

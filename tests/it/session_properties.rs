@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, any, proptest};
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn sessions_keep_their_promises(bytes in vec(any::<u8>(), 0..600)) {
@@ -35,6 +35,8 @@ fn plays_come_far() {
         share(|played| played.receipts as u64, 4),
         share(|played| played.commits as u64, 1),
         share(|played| played.errors as u64, 1),
+        share(|played| played.stats.suspensions, 1),
+        share(|played| played.stats.messages_repeated, 1),
     ];
     assert!(shares.iter().all(|share| *share >= 20), "percent of plays with messages published, …: {shares:?}");
 }

@@ -1,6 +1,7 @@
 //! The guard over whole streams, cut anywhere: what passes, what is taken out, what is repaired.
 
 use super::*;
+use crate::broker::frame::raw_frame;
 use crate::broker::table;
 use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame, parse_frame};
 use amq_protocol::protocol::basic::AMQPProperties;
@@ -9,15 +10,6 @@ use proptest::prelude::*;
 
 /// AMQP's smallest.
 const FRAME_BYTES_MAX: u32 = 4096;
-
-fn raw_frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![kind];
-    bytes.extend(channel.to_be_bytes());
-    bytes.extend((payload.len() as u32).to_be_bytes());
-    bytes.extend(payload);
-    bytes.push(0xCE);
-    bytes
-}
 
 fn short(text: &str) -> Vec<u8> {
     let mut bytes = vec![text.len() as u8];

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::task::block_in_place;
 
-use super::{alone, assert_unharmed, assert_unharmed_but_late, pace};
+use super::{alone, assert_unharmed, assert_unharmed_but_late, failovers, pace};
 use crate::support::rabbit::{Cluster, Rabbit};
 use crate::support::relay::Relay;
 use crate::support::tally::Promise;
@@ -40,6 +40,7 @@ async fn a_rolling_restart_of_three_nodes() {
         synchronised(node).await;
         traffic.confirmed_more(200).await;
     }
+    assert!(failovers(&relay) >= 1, "the restarts were not felt");
     assert_unharmed("rolling restart of three nodes", &traffic.finish().await);
 }
 
@@ -60,6 +61,7 @@ async fn one_of_three_nodes_is_paused_and_another_killed() {
     block_in_place(|| cluster.nodes[0].kill());
     traffic.confirmed_more(1000).await;
     block_in_place(|| cluster.nodes[0].restart());
+    assert!(failovers(&relay) >= 1, "the faults were not felt");
     // What a quorum queue had sent to a consumer on the silent node it gives to another one when it believes that node lost,
     // which is after it has given newer ones to the consumer that the relay made elsewhere.
     assert_unharmed_but_late("SIGSTOP of one of three nodes, SIGKILL of another", &traffic.finish().await);

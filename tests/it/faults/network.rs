@@ -2,7 +2,7 @@
 
 use tokio::time::Duration;
 
-use super::{Mix, alone, assert_unharmed, load};
+use super::{Mix, alone, assert_unharmed, failovers, load};
 use crate::support::cut_proxy::{CutProxy, Passage};
 use crate::support::rabbit::{Rabbit, unique};
 use crate::support::relay::Relay;
@@ -26,6 +26,7 @@ async fn connections_to_the_broker_are_cut_ten_times() {
     traffic.barrier().await;
     traffic.tally.outage_ends();
     traffic.confirmed_more(50).await;
+    assert!(failovers(&relay) >= 10, "the cuts were not felt: {}", failovers(&relay));
     assert_unharmed("TCP cut, ten times", &traffic.finish().await);
 }
 
@@ -46,5 +47,6 @@ async fn connections_to_the_broker_go_silent() {
     traffic.barrier().await;
     traffic.tally.outage_ends();
     traffic.confirmed_more(50).await;
+    assert!(failovers(&relay) >= 1, "the silence was not felt");
     assert_unharmed("half-open connections", &traffic.finish().await);
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::task::block_in_place;
 
-use super::{Mix, alone, assert_unharmed, load};
+use super::{Mix, alone, assert_unharmed, failovers, load};
 use crate::support::rabbit::Rabbit;
 use crate::support::relay::Relay;
 use crate::support::traffic::Traffic;
@@ -23,6 +23,7 @@ async fn the_only_node_is_killed_under_500_subscribers() {
     traffic.barrier().await;
     traffic.tally.outage_ends();
     traffic.confirmed_more(500).await;
+    assert!(failovers(&relay) >= 500, "the kill was felt by {} only", failovers(&relay));
     let report = traffic.finish().await;
     assert_unharmed("kill -9 of the only node", &report);
 }
@@ -43,5 +44,6 @@ async fn the_only_node_is_paused_for_30_seconds() {
     traffic.barrier().await;
     traffic.tally.outage_ends();
     traffic.confirmed_more(100).await;
+    assert!(failovers(&relay) >= 1, "the silence was not felt");
     assert_unharmed("SIGSTOP of the only node for 30 s", &traffic.finish().await);
 }

@@ -31,6 +31,7 @@ pub fn config() -> ListenerConfig {
         content_security_policy: "default-src 'self'".into(),
         origins: vec!["*".parse().unwrap()],
         proxy: ProxyConfig::default(),
+        strict_transport_security: None,
         websocket: WebSocketConfig { message_bytes_max: MESSAGE_MAX, opcode: Opcode::TextWhenUtf8 },
     }
 }

@@ -7,7 +7,9 @@ use futures_util::{SinkExt, StreamExt};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVersion};
-use stomp_relay::listener::{ListenerConfig, Security, tls};
+use stomp_relay::listener::tls::{Acceptor, CertificateFiles, MinVersion, TlsConfig};
+use stomp_relay::listener::{ListenerConfig, Security};
+use stomp_relay::metrics::TlsMetrics;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -22,7 +24,12 @@ fn tls_server(config: ListenerConfig) -> (Server, RootCertStore) {
     let made = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
     let cert = folder.write("cert.pem", made.cert.pem());
     let key = folder.write("key.pem", made.signing_key.serialize_pem());
-    let tls = tls::server_config(&cert, &key).unwrap();
+    let tls = TlsConfig {
+        certificates: vec![CertificateFiles { cert: cert.clone(), key }],
+        min_version: MinVersion::Tls12,
+        client_auth: None,
+    };
+    let tls = Acceptor::new(tls, TlsMetrics::default()).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(&cert).unwrap()).unwrap();
     (Server::start(ListenerConfig { tls: Some(Arc::new(tls)), ..config }), roots)

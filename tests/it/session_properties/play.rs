@@ -12,7 +12,7 @@ use stomp_relay::session::amqp::{FieldValue, Properties, ShortText};
 use stomp_relay::session::command::{
     BrokerCommand, Credentials, DeclareToken, DeliveryTag, Publish, PublishToken, Settlement, SubscriptionKey,
 };
-use stomp_relay::session::config::{Compatibility, SessionConfig};
+use stomp_relay::session::config::{Compatibility, Replay, SessionConfig};
 use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Concern, Delivery, Failure, LoginFailure, Message};
 use stomp_relay::session::identity::Identity;
 use stomp_relay::session::io::{Input, LoggedIn, Output};
@@ -76,6 +76,7 @@ enum Pending {
 
 struct Published {
     mandatory: bool,
+    message_id: Option<ShortText>,
     /// Which SEND it was.
     number: u64,
     token: PublishToken,
@@ -87,9 +88,16 @@ struct Broker {
     closing: bool,
     gone: bool,
     login: bool,
+    /// The lease is lost, and another one was asked for.
+    lost: bool,
     next_tag: u64,
+    outages: usize,
     pending: VecDeque<Pending>,
     published: VecDeque<Published>,
+    /// What the session is being told about.
+    rejecting: Option<u64>,
+    /// Message ids of SENDs that were published before and must be again, under the same ids.
+    repeated: HashMap<u64, Option<ShortText>>,
 }
 
 /// What the client knows and what it may expect.
@@ -109,6 +117,8 @@ struct Client {
     order: VecDeque<u64>,
     receipts_asked: HashMap<String, usize>,
     receipts_given: HashMap<String, usize>,
+    /// SENDs whose client has to be told what became of them.
+    told: HashSet<u64>,
     transactions: HashMap<String, Vec<u64>>,
 }
 
@@ -160,6 +170,7 @@ impl Stage {
             transactions_max: 2,
             unconfirmed_bytes_max: 1500,
             unconfirmed_messages_max: 3,
+            replay: [Replay::All, Replay::All, Replay::Receipted, Replay::None][usize::from(choice >> 2) % 4],
             default_credentials: (choice & 2 == 0)
                 .then(|| Credentials { login: "user".to_owned(), passcode: "secret".to_owned() }),
             ..SessionConfig::default()
@@ -192,6 +203,7 @@ impl Stage {
             84 => self.input(Input::Malformed(DecodeError::ContentLengthNegative)),
             85 => self.input(Input::Unreadable { close: CloseCode::TooBig, reason: "large".to_owned() }),
             86 => self.fail(Concern::Session, bytes.next()),
+            87..=140 => self.lose_lease(bytes.next()),
             _ => {}
         }
     }
@@ -279,7 +291,10 @@ impl Stage {
         if choice & 192 == 192 {
             frame.headers.push("reply-to", ["/temp-queue/r", "/temp-queue/s", "/queue/r"][usize::from(choice % 3)]);
         }
-        self.ask(&mut frame, "send-", bytes);
+        let receipt = self.ask(&mut frame, "send-", bytes);
+        if !receipt.is_empty() || choice & 32 != 0 {
+            self.client.told.insert(number);
+        }
         frame.body = format!("{number} {}", "b".repeat(usize::from(bytes.next()) * 4)).into();
         if transaction.is_none() {
             self.client.order.push_back(number);
@@ -390,6 +405,7 @@ impl Stage {
         let sends = self.client.transactions.remove(&name).unwrap_or_default();
         if commit {
             self.client.order.extend(&sends);
+            self.client.told.extend(&sends);
             self.client.commits.insert(receipt, sends.clone());
         }
         if self.refused(frame) && commit {
@@ -427,6 +443,9 @@ impl Stage {
         if self.broker.login {
             return self.answer_login(bytes.next());
         }
+        if self.broker.lost && self.closed.is_none() {
+            return self.answer_resume(bytes.next());
+        }
         if self.broker.gone || !self.client.connected {
             return;
         }
@@ -455,6 +474,58 @@ impl Stage {
             }),
         };
         self.input(Input::Login(answer));
+    }
+
+    /// What was under way is void. The session lives on, and asks for another lease.
+    fn lose_lease(&mut self, choice: u8) {
+        if self.broker.gone || self.broker.lost || !self.client.connected || self.closed.is_some() {
+            return;
+        }
+        self.broker.pending.clear();
+        self.broker.active.clear();
+        self.broker.closing = false;
+        let published = std::mem::take(&mut self.broker.published);
+        let ends =
+            self.config.replay == Replay::None && published.iter().any(|send| self.client.told.contains(&send.number));
+        for published in published.into_iter().rev().filter(|send| self.is_repeated(send.number)).collect::<Vec<_>>() {
+            self.repeat(published);
+        }
+        self.deliveries.open.clear();
+        self.deliveries.automatic.clear();
+        self.broker.outages += 1;
+        let failure = match choice % 2 {
+            0 => Failure::LinkLost { reason: "cut".to_owned() },
+            _ => Failure::TimedOut { step: "consume" },
+        };
+        self.input(Input::Broker(BrokerEvent::Failed { failure, concerns: Concern::Session }));
+        assert_eq!(self.closed.is_some(), ends, "the end of a lease ends what must not be repeated and nothing else");
+        assert_eq!(self.broker.lost, !ends, "another lease is asked for");
+    }
+
+    fn is_repeated(&self, number: u64) -> bool {
+        match self.config.replay {
+            Replay::All => true,
+            Replay::None => false,
+            Replay::Receipted => self.client.told.contains(&number),
+        }
+    }
+
+    fn repeat(&mut self, published: Published) {
+        self.client.order.push_front(published.number);
+        self.broker.repeated.insert(published.number, published.message_id);
+    }
+
+    fn answer_resume(&mut self, choice: u8) {
+        let answer = match choice {
+            0 => Err(LoginFailure::AccessRefused),
+            1..=60 => Err(LoginFailure::Unavailable { reason: "no node".to_owned() }),
+            _ => Ok(BrokerInfo { version: "4.0.5".to_owned() }),
+        };
+        self.broker.lost = false;
+        let (had, refused) = (answer.is_ok(), choice == 0);
+        self.input(Input::Resumed(answer));
+        assert_eq!(self.broker.lost, !had && !refused, "another attempt follows where there is hope");
+        assert_eq!(self.closed.is_some(), refused, "a session ends when it is refused");
     }
 
     fn answer_command(&mut self, choice: u8) {
@@ -492,14 +563,13 @@ impl Stage {
 
     fn answer_publish(&mut self, choice: u8) {
         let Some(published) = self.broker.published.front() else { return };
-        let (token, number) = (published.token, published.number);
-        if choice == 0 {
-            return self.fail(Concern::Publish(token), choice);
-        }
-        let mandatory = published.mandatory;
-        self.broker.published.pop_front();
+        let (mandatory, token, number) = (published.mandatory, published.token, published.number);
+        match choice {
+            0 => return self.fail(Concern::Publish(token), choice),
+            1..=3 => return self.reject(token),
+            _ => self.broker.published.pop_front(),
+        };
         let event = match choice {
-            1..=3 => BrokerEvent::Rejected { token },
             4..=9 if mandatory => BrokerEvent::Returned { token, reply_code: 312, reply_text: "NO_ROUTE".to_owned() },
             _ => {
                 self.client.confirmed.insert(number);
@@ -507,6 +577,26 @@ impl Stage {
             }
         };
         self.input(Input::Broker(event));
+    }
+
+    /// The first publish of a lease that was had anew is tried again; any other is the client's to know about.
+    fn reject(&mut self, token: PublishToken) {
+        let Some(published) = self.broker.published.pop_front() else { return };
+        let rejected = self.session.stats().messages_rejected;
+        // The session may publish it again, or at once the next one.
+        let number = published.number;
+        if self.is_repeated(number) {
+            self.repeat(published);
+            self.broker.rejecting = Some(number);
+        }
+        self.input(Input::Broker(BrokerEvent::Rejected { token }));
+        self.broker.rejecting = None;
+        if self.session.stats().messages_rejected > rejected {
+            self.client.order.retain(|other| *other != number);
+        } else {
+            let again = self.broker.outages > 0;
+            assert!(again || self.closed.is_some(), "a refused SEND is tried again without an outage");
+        }
     }
 
     fn deliver(&mut self, bytes: &mut Bytes<'_>) {
@@ -553,7 +643,7 @@ impl Stage {
     }
 
     fn fail(&mut self, concerns: Concern, choice: u8) {
-        if self.broker.gone || !self.client.connected {
+        if self.broker.gone || self.broker.lost || !self.client.connected {
             return;
         }
         self.broker.gone = true;
@@ -586,7 +676,10 @@ impl Stage {
 
     fn output(&mut self, output: Output) {
         match output {
-            Output::Resume { .. } => panic!("no failure here lets a session go on"),
+            Output::Resume { .. } => {
+                assert!(self.client.connected && !self.broker.gone, "a lease is asked for at the wrong time");
+                self.broker.lost = true;
+            }
             Output::Close(close) => self.closed = Some(close.code),
             Output::Command(command) => self.command(command),
             Output::Frame(frame) => self.frame_out(&frame),
@@ -602,7 +695,7 @@ impl Stage {
     fn command(&mut self, command: BrokerCommand) {
         // A settlement that comes too late is ignored by the broker side, and the delivery goes back to its queue.
         let late = self.broker.closing && !matches!(command, BrokerCommand::Settle { .. });
-        assert!(self.client.connected && !late, "a command without a lease: {command:?}");
+        assert!(self.client.connected && !late && !self.broker.lost, "a command without a lease: {command:?}");
         match command {
             BrokerCommand::Close => self.broker.closing = true,
             BrokerCommand::Declare { token, .. } => self.broker.pending.push_back(Pending::Declare(token)),
@@ -611,13 +704,24 @@ impl Stage {
                 assert!(!message.mandatory || message.properties.message_id.is_some(), "{message:?}");
                 let text = std::str::from_utf8(&message.body).unwrap_or_default();
                 let number = text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or_default();
+                if self.broker.rejecting.take_if(|rejected| *rejected != number).is_some() {
+                    self.client.order.pop_front();
+                }
                 // What an ERROR refused, for want of room for its reply queue, is missing.
                 while self.client.errors > 0 && self.client.order.front().is_some_and(|next| *next != number) {
                     self.client.order.pop_front();
                 }
                 assert_eq!(self.client.order.pop_front(), Some(number), "published out of order");
-                let mandatory = message.mandatory;
-                self.broker.published.push_back(Published { mandatory, number, token });
+                let (mandatory, message_id) = (message.mandatory, message.properties.message_id.clone());
+                if let Some(before) = self.broker.repeated.remove(&number) {
+                    assert_eq!(message_id, before, "SEND {number} is repeated as another message");
+                    // The plugin's messages have no id unless the client gave one.
+                    assert!(
+                        message_id.is_some() || !self.is_strict(),
+                        "nobody can tell that SEND {number} is repeated"
+                    );
+                }
+                self.broker.published.push_back(Published { mandatory, message_id, number, token });
                 assert!(self.broker.published.len() <= self.config.unconfirmed_messages_max, "too many unconfirmed");
             }
             BrokerCommand::Settle { tag, outcome } => {
@@ -627,8 +731,9 @@ impl Stage {
             }
             BrokerCommand::Subscribe(subscribe) => {
                 assert!(subscribe.prefetch > 0);
-                let before = self.deliveries.modes.insert(subscribe.key, Automatic::Yes);
-                assert!(before.is_none(), "a key was used twice");
+                let again = self.deliveries.modes.contains_key(&subscribe.key);
+                assert!(!again || self.broker.outages > 0, "a key was used twice");
+                self.deliveries.modes.entry(subscribe.key).or_insert(Automatic::Yes);
                 self.broker.pending.push_back(Pending::Subscribe(subscribe.key));
             }
             BrokerCommand::Unsubscribe { key, .. } => self.broker.pending.push_back(Pending::Unsubscribe(key)),
@@ -695,6 +800,8 @@ impl Stage {
             self.input(Input::Flushed);
             if self.broker.login {
                 self.answer_login(3);
+            } else if self.broker.lost {
+                self.answer_resume(255);
             } else if !self.broker.pending.is_empty() {
                 self.answer_command(1);
             } else if !self.broker.published.is_empty() {

@@ -2,16 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use super::stomp::DEADLINE;
+/// How long anything may take that must happen, on a busy machine too.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Looks again and again until the condition holds.
 ///
 /// # Panics
-/// It does not hold within [`DEADLINE`].
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> F) {
-    let end = Instant::now() + DEADLINE;
+/// It does not hold within [`PATIENCE`].
+pub async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
     while !check().await {
-        assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -59,8 +59,8 @@ impl FrontProxy {
         }
         let folder = Scratch::new();
         let command = command(&folder, &text);
-        let arguments: Vec<&str> = command[1..].iter().map(String::as_str).collect();
-        let mut process = Process::start_program(&command[0], &arguments, &[]);
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        let mut process = Process::start_by(&command, &[]);
         let end = Instant::now() + DEADLINE;
         while TcpStream::connect(address).is_err() {
             let log = process.log.all();

@@ -35,7 +35,7 @@ pub struct Ready {
 }
 
 /// The built program. Examples share this file and are not told where it is.
-const RELAY: &str = match option_env!("CARGO_BIN_EXE_stomp-relay") {
+pub const RELAY: &str = match option_env!("CARGO_BIN_EXE_stomp-relay") {
     Some(path) => path,
     None => "stomp-relay",
 };
@@ -43,14 +43,14 @@ const RELAY: &str = match option_env!("CARGO_BIN_EXE_stomp-relay") {
 impl Process {
     /// The built relay with these arguments and, besides them, no environment.
     pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Process {
-        Process::start_program(RELAY, arguments, environment)
+        Process::start_by(&[&[RELAY], arguments].concat(), environment)
     }
 
-    /// Another program, which must stay in the foreground and be one process.
-    pub fn start_program(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Process {
+    /// Another program, which must stay in the foreground and be or become one process.
+    pub fn start_by(command: &[&str], environment: &[(&str, &str)]) -> Process {
         let mut keeper = Command::new("sh")
-            .args(["-c", KEEPER, "sh", program])
-            .args(arguments)
+            .args(["-c", KEEPER, "sh"])
+            .args(command)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .envs(environment.iter().copied())

@@ -70,25 +70,29 @@ impl RelayProcess {
         std::fs::read_to_string(&self.log).expect("the log can be read")
     }
 
-    /// The sum of a metric over all labels; 0 if there is none yet.
     pub fn metric(&self, name: &str) -> f64 {
-        let text = self.page("/metrics");
-        let values = text.lines().filter_map(|line| {
-            let rest = line.strip_prefix(name)?;
-            (rest.starts_with(' ') || rest.starts_with('{')).then(|| rest.rsplit(' ').next())?
-        });
-        values.map(|value| value.parse::<f64>().expect("a number")).sum()
+        metric(&self.admin, name)
     }
+}
 
-    /// What the admin listener answers, head and body.
-    pub fn page(&self, path: &str) -> String {
-        let mut socket = TcpStream::connect(&self.admin).expect("the admin listener is there");
-        socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout can be set");
-        write!(socket, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("written");
-        let mut text = String::new();
-        socket.read_to_string(&mut text).expect("an answer");
-        text
-    }
+/// The sum of a metric over all labels; 0 if there is none yet. `admin` is the address of a relay's admin listener.
+pub fn metric(admin: &str, name: &str) -> f64 {
+    let text = page(admin, "/metrics");
+    let values = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        (rest.starts_with(' ') || rest.starts_with('{')).then(|| rest.rsplit(' ').next())?
+    });
+    values.map(|value| value.parse::<f64>().expect("a number")).sum()
+}
+
+/// What the admin listener answers, head and body.
+fn page(admin: &str, path: &str) -> String {
+    let mut socket = TcpStream::connect(admin).expect("the admin listener is there");
+    socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout can be set");
+    write!(socket, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("written");
+    let mut text = String::new();
+    socket.read_to_string(&mut text).expect("an answer");
+    text
 }
 
 impl Drop for RelayProcess {

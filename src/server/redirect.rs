@@ -1,0 +1,60 @@
+//! The listening socket of `http.redirect_listen`; its clients count as clients like all others.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::net::TcpListener;
+use tracing::{debug, warn};
+
+use crate::clients::{Clients, Place};
+use crate::listener::tcp::{self, AcceptFailure};
+use crate::listener::{RedirectConfig, redirect_connection};
+use crate::metrics::Metrics;
+use crate::session::admission::Limit;
+
+/// Accepts until clients are no longer accepted.
+pub(super) async fn accept(socket: TcpListener, config: RedirectConfig, clients: Clients, metrics: Arc<Metrics>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = clients.stop().cancelled() => return,
+        };
+        match accepted {
+            Ok((socket, peer)) => match place(&clients, peer) {
+                Ok(place) => {
+                    let stop = clients.stop().clone();
+                    tokio::spawn(async move {
+                        redirect_connection(socket, peer, config, stop).await;
+                        drop(place);
+                    });
+                }
+                Err(reason) => {
+                    metrics.rejected(reason.label());
+                    debug!(%peer, ?reason, "connection refused: a limit is reached");
+                }
+            },
+            Err(error) => {
+                if let AcceptFailure::Exhausted(pause) = tcp::accept_failure(&error) {
+                    warn!(%error, "cannot accept requests for a redirect now");
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+}
+
+/// Who would have to be told that it may not come in is not served: this is a courtesy.
+fn place(clients: &Clients, peer: SocketAddr) -> Result<Place, Limit> {
+    let place = clients.take_place().ok_or(Limit::Connections)?;
+    if let Some(limit) = place.refused() {
+        return Err(limit);
+    }
+    place.take_address(peer.ip().to_canonical(), Instant::now())?;
+    Ok(place)
+}
+
+/// As people read it.
+pub(super) fn url(address: SocketAddr) -> String {
+    format!("http://{address}")
+}
