@@ -85,6 +85,7 @@ pub async fn knock(bytes: &[u8]) -> Knocked {
         content_security_policy: String::new(),
         origins: vec![ORIGIN.parse().expect("an origin")],
         proxy,
+        strict_transport_security: None,
         websocket: WebSocketConfig { message_bytes_max: 1000, opcode: Opcode::TextWhenUtf8 },
     });
     let (mut client, relay) = tokio::io::duplex(1 << 20);
