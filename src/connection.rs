@@ -349,7 +349,7 @@ impl Connection<'_> {
                 Ok(Some(Item::Heartbeat)) => {}
                 Ok(Some(Item::Frame(frame))) => {
                     handled += 1;
-                    self.metrics.frame(&frame.command, Direction::r#in);
+                    self.metrics.frame(&frame.command, Direction::In);
                     if let Some(close) = self.input(now, Input::Frame(frame)) {
                         return Some(close);
                     }
@@ -432,7 +432,7 @@ impl Connection<'_> {
     }
 
     fn send(&mut self, frame: &Frame) {
-        self.metrics.frame(&frame.command, Direction::out);
+        self.metrics.frame(&frame.command, Direction::Out);
         if let (Command::Error, Some(code)) = (&frame.command, frame.header("error-code")) {
             self.metrics.error(code);
         }

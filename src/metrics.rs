@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -25,11 +25,23 @@ const SESSION_SECONDS: [f64; 11] = [1.0, 10.0, 60.0, 100.0, 240.0, 300.0, 600.0,
 const LOGIN_SECONDS: [f64; 9] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
 const OUTAGE_SECONDS: [f64; 8] = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 300.0];
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
-    r#in,
-    out,
+    /// From clients.
+    In,
+    /// To clients.
+    Out,
+}
+
+/// By hand: a derived one would show what the variants are called.
+impl EncodeLabelValue for Direction {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        match self {
+            Direction::In => "in",
+            Direction::Out => "out",
+        }
+        .encode(encoder)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -318,8 +330,8 @@ impl Metrics {
                 self.messages.get_or_create(&DirectionLabel { dir }).inc_by(count);
             }
         };
-        message(Direction::r#in, now.messages_published - before.messages_published);
-        message(Direction::out, now.messages_delivered - before.messages_delivered);
+        message(Direction::In, now.messages_published - before.messages_published);
+        message(Direction::Out, now.messages_delivered - before.messages_delivered);
         let denied = |command, count| {
             if count > 0 {
                 self.authz_denied.get_or_create(&CommandLabel { command }).inc_by(count);

@@ -17,7 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::pace::Pace;
 pub use self::pace::PaceLimits;
+use crate::rate::{Bucket, Rate};
 use crate::session::admission::Limit;
+
+/// Log lines about limits; those beyond are for the level `debug` alone.
+const WARNINGS: Rate = Rate { per_second: 1, burst: 5 };
 
 /// How many clients there may be, and how fast they may come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +55,8 @@ struct Table {
     handshakes: Pace,
     limits: ClientLimits,
     next: u64,
+    /// Paces the log lines about limits.
+    warnings: Bucket,
     /// How many of all are kept only until they have been told why.
     refused: usize,
 }
@@ -84,6 +90,7 @@ impl Clients {
             limits,
             next: 0,
             refused: 0,
+            warnings: Bucket::new(),
         };
         Clients(Arc::new(Inner { table: Mutex::new(table), stop: CancellationToken::new() }))
     }
@@ -107,6 +114,16 @@ impl Clients {
         table.drains.insert(number, drain.clone());
         let held = Held { refused: full.then_some(Limit::Connections), ..Held::default() };
         Some(Place { clients: self.clone(), drain, held: Mutex::new(held), number })
+    }
+
+    /// Whether a refusal is worth a warning, or there were enough of them just now: a flood must not fill the log.
+    pub fn may_warn(&self, now: Instant) -> bool {
+        let warnings = &mut self.table().warnings;
+        let due = warnings.wait(WARNINGS, now).is_zero();
+        if due {
+            warnings.take(WARNINGS, now);
+        }
+        due
     }
 
     pub fn count(&self) -> usize {
@@ -239,7 +256,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::rate::Rate;
 
     const UNPACED: PaceLimits =
         PaceLimits { everybody: Rate::UNLIMITED, each_address: Rate::UNLIMITED, wait_max: Duration::ZERO };
@@ -310,6 +326,13 @@ mod tests {
         assert!(!b.refuse(Limit::HandshakeRate));
         drop(a);
         assert!(b.refuse(Limit::HandshakeRate));
+    }
+
+    #[test]
+    fn warnings_are_paced() {
+        let (clients, now) = (Clients::new(LIMITS), Instant::now());
+        assert_eq!((0..100).filter(|_| clients.may_warn(now)).count(), 5);
+        assert!(clients.may_warn(now + Duration::from_secs(1)));
     }
 
     #[test]

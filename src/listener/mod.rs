@@ -7,6 +7,8 @@
 mod event;
 mod files;
 mod forwarded;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gate;
 mod handshake;
 mod http;

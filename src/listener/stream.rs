@@ -12,6 +12,8 @@ use tokio_rustls::server::TlsStream;
 
 /// One client's byte stream.
 pub(super) enum Stream {
+    #[cfg(fuzzing)]
+    Memory(tokio::io::DuplexStream),
     Plain(TcpStream),
     /// Boxed: the TLS state is about a kilobyte, and the stream is moved several times before it comes to rest.
     Tls(Box<TlsStream<TcpStream>>),
@@ -20,6 +22,8 @@ pub(super) enum Stream {
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
+            #[cfg(fuzzing)]
+            Stream::Memory(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
@@ -29,6 +33,8 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
+            #[cfg(fuzzing)]
+            Stream::Memory(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
@@ -36,6 +42,8 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
+            #[cfg(fuzzing)]
+            Stream::Memory(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
@@ -43,6 +51,8 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
+            #[cfg(fuzzing)]
+            Stream::Memory(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
@@ -54,6 +64,8 @@ impl AsyncWrite for Stream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
+            #[cfg(fuzzing)]
+            Stream::Memory(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
@@ -61,6 +73,8 @@ impl AsyncWrite for Stream {
 
     fn is_write_vectored(&self) -> bool {
         match self {
+            #[cfg(fuzzing)]
+            Stream::Memory(stream) => stream.is_write_vectored(),
             Stream::Plain(stream) => stream.is_write_vectored(),
             Stream::Tls(stream) => stream.is_write_vectored(),
         }

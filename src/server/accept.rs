@@ -78,14 +78,14 @@ impl Door {
         let place = clients.take_place();
         if place.as_ref().is_none_or(|place| place.refused().is_some()) {
             metrics.rejected(Limit::Connections.label());
-            debug!(%peer, "limits.connections_max is reached");
+            report(clients, &peer, Limit::Connections);
         }
         let Some(place) = place else { return };
         let settings = serving.current();
         let listener = settings.listeners[self.index].clone();
         let (broker, metrics, stop) = (broker.clone(), metrics.clone(), clients.stop().clone());
         let place = Arc::new(place);
-        let gate = Arc::new(Counted { metrics: metrics.clone(), place: place.clone() });
+        let gate = Arc::new(Counted { clients: clients.clone(), metrics: metrics.clone(), place: place.clone() });
         tokio::spawn(async move {
             let connection = settings.connection.clone();
             drop(settings);
@@ -102,6 +102,7 @@ impl Door {
 
 /// Counts a connection under its address, and makes it wait for its turn.
 struct Counted {
+    clients: Clients,
     metrics: Arc<Metrics>,
     place: Arc<Place>,
 }
@@ -118,7 +119,7 @@ impl Gate for Counted {
             }
             Err(limit) => {
                 self.metrics.rejected(limit.label());
-                debug!(client = %source, ?limit, "a limit is reached");
+                report(&self.clients, source, limit);
                 if self.place.refuse(limit) { Admission::GoOn } else { Admission::Close }
             }
         }
@@ -134,6 +135,22 @@ impl Gate for Counted {
 
     fn answered(&self, route: Route, status: u16) {
         self.metrics.request(route.label(), status);
+    }
+}
+
+/// Names the key, so that an operator can tell a limit that is too low from an attack.
+fn report(clients: &Clients, client: &dyn std::fmt::Display, limit: Limit) {
+    let key = match limit {
+        Limit::Connections => "limits.connections_max",
+        Limit::ConnectionsOfAddress => "limits.connections_per_address_max",
+        Limit::ConnectionsOfUser => "limits.connections_per_user_max",
+        Limit::ConnectRate => "limits.connect_rate_max or limits.connect_rate_per_address_max",
+        Limit::HandshakeRate => "limits.handshake_rate_max or limits.handshake_rate_per_address_max",
+    };
+    if clients.may_warn(Instant::now()) {
+        warn!(%client, key, "a client is not let in: a limit is reached");
+    } else {
+        debug!(%client, key, "a client is not let in: a limit is reached");
     }
 }
 

@@ -10,6 +10,7 @@ mod proxy_header;
 mod rate;
 mod reaped;
 mod send_rate;
+mod settings;
 
 use crate::support::process::get;
 use crate::support::relay::Relay;

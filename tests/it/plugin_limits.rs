@@ -191,10 +191,10 @@ async fn frames_before_login_are_forgiven_in_compatibility_mode() {
     connections_are(&relay, 0).await;
 }
 
-/// A limited relay whose other deadlines are far away, so that a closed socket means a refused one.
+/// A limited relay that closes at once, and whose other deadlines are far away, so that a closed socket means a refused one.
 fn limited(settings: &str) -> Relay {
-    let settings = format!("[http]\nhead_timeout = \"5m\"\n[tls]\nhandshake_timeout = \"5m\"\n[limits]\n{settings}\n");
-    Relay::start_with(Rabbit::shared(), &settings)
+    let patient = "[http]\nhead_timeout = \"5m\"\n[tls]\nhandshake_timeout = \"5m\"\n";
+    Relay::start_with(Rabbit::shared(), &format!("{patient}[limits]\nrefusals_max = 0\n{settings}\n"))
 }
 
 /// The relay closes the socket at once and says nothing.

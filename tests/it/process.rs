@@ -96,6 +96,7 @@ async fn start_up_names_the_real_addresses_and_everything_answers() {
         samples.contains(&("stomp_relay_stomp_frames_total{command=\"CONNECTED\",dir=\"out\"}", 2.0)),
         "{samples:?}"
     );
+    assert!(samples.contains(&("stomp_relay_stomp_frames_total{command=\"CONNECT\",dir=\"in\"}", 2.0)), "{samples:?}");
 
     let page = get(address, "/ws").await;
     assert_eq!((page.status, page.one("upgrade")), (426, "websocket"));

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use super::{has_metric, is_refused, relay};
 use crate::support::condition::eventually;
+use crate::support::process::Process;
 use crate::support::rabbit::{Rabbit, unique};
 use crate::support::raw_http::{CLOSE, RawClient, upgrade};
 use crate::support::relay::Relay;
@@ -186,4 +187,22 @@ async fn a_client_in_the_handshake_when_the_relay_stops_is_told_to_go_elsewhere(
     assert_eq!((frame.opcode, frame.close_code()), (CLOSE, 1012));
     drop(client);
     assert_eq!(relay.ended().await, Ended::Drained);
+}
+
+#[tokio::test]
+async fn the_log_names_the_limit_and_is_not_flooded() {
+    let arguments = ["serve", "--listen", "ws://127.0.0.1:0/ws", "--admin", "127.0.0.1:0"];
+    let environment = [("STOMP_RELAY_LOG__FORMAT", "json"), ("STOMP_RELAY_LIMITS__CONNECTIONS_PER_ADDRESS_MAX", "1")];
+    let mut process = Process::start(&arguments, &environment);
+    let url = process.ready().urls.remove(0);
+    let _first = Client::open(&url).await;
+    for _ in 0..30 {
+        is_refused(Client::open(&url).await, "limit.address").await;
+    }
+    let line = process.log.until("a limit is reached");
+    assert!(line.contains("\"key\":\"limits.connections_per_address_max\""), "{line}");
+    assert!(line.contains("\"WARN\"") && line.contains("\"client\":\"127.0.0.1\""), "{line}");
+    process.signal("TERM");
+    let rest = process.log.rest();
+    assert!(rest.matches("a limit is reached").count() < 20, "{rest}");
 }

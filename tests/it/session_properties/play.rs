@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use stomp_relay::rate::Rate;
 use stomp_relay::session::amqp::{FieldValue, Properties, ShortText};
 use stomp_relay::session::command::{
     BrokerCommand, Credentials, DeclareToken, DeliveryTag, Publish, PublishToken, Settlement, SubscriptionKey,
@@ -178,6 +179,10 @@ impl Stage {
         let config = SessionConfig {
             compatibility,
             rules: if choice & 16 == 0 { Arc::default() } else { Arc::new(rules()) },
+            send_rate: match choice & 32 {
+                0 => Rate { per_second: 2, burst: 3 },
+                _ => Rate::UNLIMITED,
+            },
             subscriptions_max: 6,
             transaction_bytes_max: 4000,
             transaction_frames_max: 8,
