@@ -81,6 +81,7 @@ pub struct Metrics {
     failovers: Counter,
     frames: Family<FrameLabels, Counter>,
     heartbeat_timeouts: Family<SideLabel, Counter>,
+    jwks_refreshes: Family<ResultLabel, Counter>,
     late_acks: Counter,
     messages: Family<DirectionLabel, Counter>,
     messages_confirmed: Counter,
@@ -134,6 +135,7 @@ impl Metrics {
         registry.register("stomp_errors", "ERROR frames by error-code", self.errors.clone());
         registry.register("failovers", "Times a session lost its lease on the broker", self.failovers.clone());
         registry.register("stomp_frames", "STOMP frames by command and direction", self.frames.clone());
+        registry.register("jwks_refresh", "Readings of the keys for tokens by result", self.jwks_refreshes.clone());
         registry.register("late_acks", "ACKs of deliveries that were lost with their lease", self.late_acks.clone());
         registry.register("messages", "Messages: in from clients, out to clients", self.messages.clone());
         registry.register("publish_confirmed", "Messages that RabbitMQ confirmed", self.messages_confirmed.clone());
@@ -187,6 +189,11 @@ impl Metrics {
         };
         self.auth_attempts.get_or_create(&ResultLabel { result }).inc();
         self.timings.login.observe(seconds);
+    }
+
+    pub fn jwks_refreshed(&self, ok: bool) {
+        let result = if ok { "ok" } else { "failed" };
+        self.jwks_refreshes.get_or_create(&ResultLabel { result }).inc();
     }
 
     pub fn rejected(&self, reason: &'static str) {
