@@ -19,13 +19,15 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use crate::admission::Gate;
+use crate::auth::Authenticator;
 use crate::broker::{Broker, Channel, ClientLabel};
 use crate::listener::{DriveError, Event, Incoming, Opened, Read, ReceiveError, WebSocket, Write};
 use crate::metrics::{Direction, Metrics, Peer, close_reason};
 use crate::session::config::SessionConfig;
 use crate::session::event::{BrokerEvent, BrokerInfo, LoginFailure};
-use crate::session::identity::Identity;
 use crate::session::io::{Input, LoggedIn, Output};
+use crate::session::proof::{Denial, Source};
 use crate::session::refusal::{Close, CloseCode};
 use crate::session::{Session, SessionSeed, Stats};
 use crate::stomp::{Command, Decoder, Escapes, Frame, Item, Limits, encode};
@@ -42,6 +44,7 @@ const KEPT_CAPACITY: usize = 8 * 1024;
 /// What every client of a relay shares.
 #[derive(Debug)]
 pub struct ConnectionConfig {
+    pub auth: Arc<Authenticator>,
     /// For the closing handshake and for giving back the lease.
     pub close_timeout: Duration,
     pub escapes: Escapes,
@@ -55,25 +58,45 @@ pub struct ConnectionConfig {
     pub write_timeout: Duration,
 }
 
-type LoginFuture = Pin<Box<dyn Future<Output = Result<(Channel, BrokerInfo), LoginFailure>> + Send>>;
+type Login = Result<(Channel, LoggedIn), Denial>;
+type Renewal = Result<(Channel, BrokerInfo), LoginFailure>;
+
+/// What a session waits for that has no lease.
+enum Waiting {
+    /// It may come in.
+    Login(Pin<Box<dyn Future<Output = Login> + Send>>),
+    /// It was in, and its lease was lost.
+    Renewal(Pin<Box<dyn Future<Output = Renewal> + Send>>),
+}
+
+/// How that ended.
+enum Waited {
+    Login(Login),
+    Renewal(Renewal),
+}
+
+impl Waiting {
+    async fn end(&mut self) -> Waited {
+        match self {
+            Waiting::Login(login) => Waited::Login(login.await),
+            Waiting::Renewal(renewal) => Waited::Renewal(renewal.await),
+        }
+    }
+}
 
 struct Connection<'a> {
     /// When the lease was asked for that is being waited for.
     asked: Instant,
-    broker: &'a Broker,
     buffer: BytesMut,
     config: &'a ConnectionConfig,
     /// What of the session's totals is in the metrics already.
     counted: Stats,
     /// What of it is in the metrics' gauges.
     gauged: Gauged,
-    /// Of the login that is being checked.
-    identity: Identity,
+    gate: Gate,
     decoder: Decoder,
-    label: ClientLabel,
     lease: Option<Channel>,
-    /// A login, or the way to another lease after an outage.
-    login: Option<LoginFuture>,
+    login: Option<Waiting>,
     metrics: &'a Metrics,
     /// The buffer may hold another complete frame.
     more: bool,
@@ -84,6 +107,8 @@ struct Connection<'a> {
     presence: Presence,
     session: Session,
     socket: WebSocket,
+    /// Of the login that is being checked.
+    source: Source,
     /// Reading or writing failed: it would fail again at once.
     socket_failed: bool,
     stall: Stall,
@@ -112,7 +137,7 @@ enum Turn {
     Broker(BrokerEvent),
     Deadline,
     Drain,
-    Login(Result<(Channel, BrokerInfo), LoginFailure>),
+    Login(Waited),
     Socket(Result<Event, DriveError>),
 }
 
@@ -130,15 +155,13 @@ pub async fn run(
     let id = session.id().to_owned();
     info!(session = id, peer = %opened.peer, origin = opened.origin.as_deref().unwrap_or(""), "session opened");
     let mut connection = Connection {
-        broker,
         buffer: BytesMut::new(),
         config,
         decoder: Decoder::new(config.login_limits, config.escapes),
-        label: ClientLabel(opened.peer.to_string()),
         asked: started,
         counted: Stats::default(),
         gauged: Gauged::default(),
-        identity: Identity::default(),
+        gate: Gate { auth: config.auth.clone(), broker: broker.clone(), label: ClientLabel(opened.peer.to_string()) },
         lease: None,
         login: None,
         metrics,
@@ -148,6 +171,7 @@ pub async fn run(
         presence: Presence::Unknown,
         session,
         socket,
+        source: Source::Password,
         socket_failed: false,
         stall: Stall::new(),
     };
@@ -215,8 +239,8 @@ impl Connection<'_> {
         tokio::select! {
             () = drain.cancelled(), if !drained => Turn::Drain,
             () = sleep.as_mut() => Turn::Deadline,
-            result = async { self.login.as_mut().expect("checked by the branch's condition").await },
-                if self.login.is_some() => Turn::Login(result),
+            waited = async { self.login.as_mut().expect("checked by the branch's condition").end().await },
+                if self.login.is_some() => Turn::Login(waited),
             event = self.socket.drive(read, Write::Yes), if !self.socket_failed => Turn::Socket(event),
             event = async {
                 let lease = self.lease.as_mut().expect("checked by the branch's condition");
@@ -243,39 +267,43 @@ impl Connection<'_> {
             }
             Turn::Deadline => self.input(now, Input::Timeout),
             Turn::Drain => self.input(now, Input::Drain),
-            Turn::Login(result) => {
+            Turn::Login(waited) => {
                 self.login = None;
-                if let Err(failure) = &result {
-                    debug!(session = self.session.id(), ?failure, "no lease");
+                match waited {
+                    Waited::Login(result) => self.handle_login(now, result),
+                    Waited::Renewal(result) => self.handle_renewal(now, result),
                 }
-                // A session that has a lease was logged in before.
-                let resumed = self.lease.is_some();
-                let seconds = self.asked.elapsed().as_secs_f64();
-                match (resumed, &result) {
-                    (false, result) => self.metrics.login(result.as_ref().map(|_| ()), seconds),
-                    (true, Ok(_)) => self.metrics.outage_ended(seconds),
-                    (true, Err(_)) => {}
-                }
-                if result.is_ok() {
-                    self.show(Presence::LoggedIn);
-                }
-                let result = result.map(|(lease, info)| {
-                    self.lease = Some(lease);
-                    info
-                });
-                let identity = std::mem::take(&mut self.identity);
-                self.input(
-                    now,
-                    match resumed {
-                        true => Input::Resumed(result),
-                        false => Input::Login(result.map(|broker| LoggedIn { broker, identity })),
-                    },
-                )
             }
             Turn::Socket(Ok(Event::Flushed)) => self.input(now, Input::Flushed),
             Turn::Socket(Ok(Event::Incoming(incoming))) => self.handle_incoming(now, incoming),
             Turn::Socket(Err(error)) => self.handle_socket_error(now, error),
         }
+    }
+
+    fn handle_login(&mut self, now: Instant, result: Login) -> Option<Close> {
+        self.metrics.login(self.source.name(), result.as_ref().map(|_| ()), self.asked.elapsed().as_secs_f64());
+        if let Err(failure) = &result {
+            debug!(session = self.session.id(), ?failure, "not logged in");
+        }
+        let result = result.map(|(lease, logged_in)| {
+            self.lease = Some(lease);
+            self.show(Presence::LoggedIn);
+            logged_in
+        });
+        self.input(now, Input::Login(result))
+    }
+
+    fn handle_renewal(&mut self, now: Instant, result: Renewal) -> Option<Close> {
+        match &result {
+            Ok(_) => self.metrics.outage_ended(self.asked.elapsed().as_secs_f64()),
+            Err(failure) => debug!(session = self.session.id(), ?failure, "no lease"),
+        }
+        let result = result.map(|(lease, info)| {
+            self.lease = Some(lease);
+            self.show(Presence::LoggedIn);
+            info
+        });
+        self.input(now, Input::Resumed(result))
     }
 
     fn handle_incoming(&mut self, now: Instant, incoming: Incoming) -> Option<Close> {
@@ -381,11 +409,10 @@ impl Connection<'_> {
                     self.decoder.set_limits(self.config.limits);
                     self.socket.set_message_bytes_max(self.config.limits.frame_bytes_max);
                 }
-                Output::Login { credentials, virtual_host } => {
+                Output::Login { evidence, virtual_host } => {
                     self.asked = now;
-                    self.identity = Identity::of_login(&credentials.login);
-                    let (broker, label) = (self.broker.clone(), self.label.clone());
-                    self.login = Some(Box::pin(async move { broker.login(&virtual_host, &credentials, &label).await }));
+                    self.source = evidence.source;
+                    self.login = Some(Waiting::Login(Box::pin(self.gate.clone().log_in(virtual_host, evidence))));
                 }
                 Output::Ping => {
                     self.pinged.get_or_insert(now);
@@ -396,7 +423,7 @@ impl Connection<'_> {
                         self.asked = now;
                         self.show(Presence::Suspended);
                     }
-                    self.login = self.lease.as_ref().map(|lease| -> LoginFuture { Box::pin(lease.renewal(attempt)) });
+                    self.login = self.lease.as_ref().map(|lease| Waiting::Renewal(Box::pin(lease.renewal(attempt))));
                 }
             }
         }

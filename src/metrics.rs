@@ -15,6 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::session::Stats;
 use crate::session::event::LoginFailure;
+use crate::session::proof::{Denial, ProofFailure};
 use crate::session::refusal::CloseCode;
 use crate::stomp::Command;
 
@@ -68,6 +69,12 @@ pub struct ResultLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AttemptLabels {
+    method: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabels {
     version: &'static str,
 }
@@ -75,7 +82,7 @@ struct BuildLabels {
 /// All counters. Cheap to update from many tasks at once.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    auth_attempts: Family<ResultLabel, Counter>,
+    auth_attempts: Family<AttemptLabels, Counter>,
     connections_rejected: Family<ReasonLabel, Counter>,
     errors: Family<CodeLabel, Counter>,
     failovers: Counter,
@@ -130,7 +137,7 @@ impl Metrics {
         let build: Family<BuildLabels, Gauge> = Family::default();
         build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
         registry.register("build", "What runs here", build);
-        registry.register("auth_attempts", "Logins by result", self.auth_attempts.clone());
+        registry.register("auth_attempts", "Logins by method and result", self.auth_attempts.clone());
         registry.register("connections_rejected", "Connections refused by reason", self.connections_rejected.clone());
         registry.register("stomp_errors", "ERROR frames by error-code", self.errors.clone());
         registry.register("failovers", "Times a session lost its lease on the broker", self.failovers.clone());
@@ -180,14 +187,18 @@ impl Metrics {
         self.errors.get_or_create(&CodeLabel { code: code.to_owned() }).inc();
     }
 
-    pub fn login(&self, result: Result<(), &LoginFailure>, seconds: f64) {
+    /// `method` is a source's name.
+    pub fn login(&self, method: &'static str, result: Result<(), &Denial>, seconds: f64) {
         let result = match result {
             Ok(()) => "ok",
-            Err(LoginFailure::AccessRefused) => "refused",
-            Err(LoginFailure::Unavailable { .. }) => "unavailable",
-            Err(LoginFailure::VirtualHost { .. }) => "virtual_host",
+            Err(Denial::Broker(LoginFailure::AccessRefused) | Denial::Proof(ProofFailure::Refused)) => "refused",
+            Err(Denial::Proof(ProofFailure::Expired)) => "expired",
+            Err(Denial::Broker(LoginFailure::Unavailable { .. }) | Denial::Proof(ProofFailure::NoKeys)) => {
+                "unavailable"
+            }
+            Err(Denial::Broker(LoginFailure::VirtualHost { .. })) => "virtual_host",
         };
-        self.auth_attempts.get_or_create(&ResultLabel { result }).inc();
+        self.auth_attempts.get_or_create(&AttemptLabels { method, result }).inc();
         self.timings.login.observe(seconds);
     }
 
@@ -253,6 +264,7 @@ pub fn close_reason(code: CloseCode, peer: Peer) -> &'static str {
         (CloseCode::PolicyViolation, _) => "policy",
         (CloseCode::InternalError | CloseCode::TryAgainLater, _) => "broker",
         (CloseCode::ServiceRestart, _) => "drain",
+        (CloseCode::TokenExpired, _) => "token_expired",
         (CloseCode::SlowConsumer, _) => "slow_consumer",
         (CloseCode::HeartbeatMissed, _) => "heartbeat",
     }

@@ -3,12 +3,14 @@
 //! An adapter to the world of tokens: knows JSON web tokens, key sets and where they come from. Knows nothing of STOMP frames,
 //! HTTP requests or AMQP; what a login may do afterwards is decided elsewhere. Keeps and logs no token.
 
+mod authenticator;
 mod claims;
 mod fetch;
 mod key;
 mod key_source;
 mod token;
 
+pub use authenticator::{Admission, AuthConfig, Authenticator, Keys, Links, TokenConfig, Upstream};
 pub use fetch::DocumentUrl;
 pub use key::{KEY_SET_BYTES_MAX, KEYS_MAX, KeySet, Symmetric};
 pub use key_source::{KeySource, KeySourceConfig, Origin, discovery_url};

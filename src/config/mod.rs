@@ -16,6 +16,7 @@ mod rules;
 mod secret;
 mod sections;
 mod suggest;
+mod token_rules;
 mod url;
 mod value;
 
@@ -26,7 +27,7 @@ pub use problem::{Place, Problem, Problems};
 pub use reference::render as render_reference;
 pub use secret::Secret;
 pub use sections::{
-    Admin, Auth, Broker, Drain, Http, Limits, Log, LogFormat, Session, Stomp, Subscriptions, Tls, WebSocket,
+    Admin, Auth, Broker, Drain, Http, Jwt, Limits, Log, LogFormat, Session, Stomp, Subscriptions, Tls, WebSocket,
 };
 pub use url::{BrokerUri, ListenUrl, Scheme};
 

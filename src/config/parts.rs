@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{BrokerUri, Config};
+use super::{BrokerUri, Config, Jwt};
+use crate::auth::{AuthConfig, Authenticator, KeySet, KeySourceConfig, Keys, Origin, Rules, TokenConfig, Upstream};
 use crate::broker::{BrokerConfig, Encryption, Node};
 use crate::connection::ConnectionConfig;
 use crate::listener::{ListenerConfig, StaticRoot, WebSocketConfig};
 use crate::session::amqp::ShortText;
 use crate::session::command::Credentials;
 use crate::session::config::{Compatibility, HostHeader, SessionConfig, VirtualHosts};
+use crate::session::proof::Source;
 use crate::stomp::{Escapes, Limits};
 
 /// For the closing handshake with a client, and for giving its lease back.
@@ -35,7 +37,7 @@ impl Config {
         }
     }
 
-    pub fn connection_config(&self) -> ConnectionConfig {
+    pub fn connection_config(&self, auth: Arc<Authenticator>) -> ConnectionConfig {
         let stomp = &self.stomp;
         let limits = |frame_bytes_max| Limits {
             frame_bytes_max,
@@ -43,6 +45,7 @@ impl Config {
             header_line_bytes_max: stomp.header_line_bytes_max,
         };
         ConnectionConfig {
+            auth,
             close_timeout: CLOSE_TIMEOUT,
             escapes: match stomp.compatibility {
                 Compatibility::Rabbitmq => Escapes::All,
@@ -54,6 +57,47 @@ impl Config {
             write_buffer_bytes_max: self.session.write_buffer_bytes_max,
             write_timeout: self.session.write_timeout,
         }
+    }
+
+    pub fn auth_config(&self) -> AuthConfig {
+        let auth = &self.auth;
+        let service = auth.service_login.as_ref().zip(auth.service_passcode.as_ref());
+        let service = service
+            .map(|(login, passcode)| Credentials { login: login.clone(), passcode: passcode.expose().to_owned() });
+        let upstream = match auth.jwt {
+            Jwt::Off => return AuthConfig { service, tokens: None },
+            Jwt::Broker => Upstream::Token,
+            Jwt::Relay => Upstream::Service,
+        };
+        let rules = Rules {
+            algorithms: auth.algorithms.clone(),
+            audiences: auth.audience.clone(),
+            issuer: auth.issuer.clone(),
+            leeway: auth.leeway,
+            token_bytes_max: auth.token_bytes_max,
+            user_claims: auth.user_claims.clone(),
+        };
+        // Checked by the rules between keys: there are keys.
+        let tokens = self.token_keys().map(|keys| TokenConfig { keys, rules, upstream });
+        AuthConfig { service, tokens }
+    }
+
+    fn token_keys(&self) -> Option<Keys> {
+        let auth = &self.auth;
+        let origin = match (&auth.keys_file, &auth.jwks_url, &auth.hmac_secret, &auth.issuer) {
+            (Some(path), ..) => Origin::File(path.clone()),
+            (None, Some(url), ..) => Origin::Url(url.clone()),
+            (None, None, Some(secret), _) => return KeySet::of_secret(secret.expose()).ok().map(Keys::Fixed),
+            (None, None, None, issuer) => Origin::Issuer(issuer.clone()?),
+        };
+        Some(Keys::Source(KeySourceConfig {
+            ca: auth.jwks_ca_file.clone(),
+            origin,
+            timeout: auth.jwks_timeout,
+            refresh: auth.jwks_refresh,
+            refetch_min: auth.jwks_refetch_min,
+            stale_max: auth.jwks_stale_max,
+        }))
     }
 
     pub fn session_config(&self) -> SessionConfig {
@@ -85,6 +129,7 @@ impl Config {
             prefetch_client: session.prefetch_client,
             replay: self.broker.replay,
             server_header: stomp.server_header.then(|| concat!("stomp-relay/", env!("CARGO_PKG_VERSION")).to_owned()),
+            sources: self.sources(),
             subscriptions_max: session.subscriptions_max,
             survive: self.subscriptions.survive,
             transaction_bytes_max: session.transaction_bytes_max,
@@ -100,6 +145,12 @@ impl Config {
                 },
             },
         }
+    }
+
+    /// Without those of tokens while none is accepted.
+    fn sources(&self) -> Vec<Source> {
+        let accepted = |source: &Source| self.auth.jwt != Jwt::Off || !source.is_token();
+        self.auth.sources.iter().copied().filter(accepted).collect()
     }
 
     /// What all listeners share; the path and TLS are each one's own.

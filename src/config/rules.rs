@@ -9,6 +9,7 @@ use super::Config;
 use super::files;
 use super::quantity::{duration_text, size_text};
 use super::reader::Reader;
+use super::token_rules as tokens;
 use super::url::Scheme;
 
 pub(super) fn check(config: &Config, reader: &mut Reader) {
@@ -17,6 +18,7 @@ pub(super) fn check(config: &Config, reader: &mut Reader) {
     addresses(config, reader);
     broker(config, reader);
     default_login(config, reader);
+    tokens::check(config, reader);
     limits(config, reader);
     timing(config, reader);
     static_files(config, reader);
@@ -41,7 +43,12 @@ fn tls_files(config: &Config, reader: &mut Reader) {
 }
 
 /// Reads a file that the key at `path` names, or reports why it can't.
-fn loaded<T>(reader: &mut Reader, key: &str, path: &Path, read: impl Fn(&Path) -> Result<T, String>) -> Option<T> {
+pub(super) fn loaded<T>(
+    reader: &mut Reader,
+    key: &str,
+    path: &Path,
+    read: impl Fn(&Path) -> Result<T, String>,
+) -> Option<T> {
     match read(path) {
         Ok(content) => Some(content),
         Err(reason) => {

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::admin::{self, View};
 use crate::broker::Broker;
 use crate::clients::Clients;
-use crate::config::{Config, Problems};
+use crate::config::{Auth, Config, Jwt, Problems};
 use crate::listener::tcp;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -64,6 +64,7 @@ pub struct Server {
     broker: Broker,
     config: Config,
     doors: Vec<Door>,
+    metrics: Arc<Metrics>,
     serving: Arc<Serving>,
 }
 
@@ -91,7 +92,8 @@ impl Server {
     /// [`ServeError::Bind`], or [`ServeError::Runtime`] for a certificate or folder that can't be used.
     pub fn bind(config: Config) -> Result<Server, ServeError> {
         let broker = Broker::new(config.broker_config()).map_err(runtime)?;
-        let serving = Arc::new(Serving::new(&config).map_err(runtime)?);
+        let metrics = Arc::new(Metrics::default());
+        let serving = Arc::new(Serving::new(&config, &metrics).map_err(runtime)?);
         let doors = config.listen.iter().enumerate();
         let doors = doors
             .map(|(index, url)| Door::bind(index, url).map_err(|error| cannot_bind(&url.to_string(), &error)))
@@ -99,7 +101,7 @@ impl Server {
         let bind_admin =
             |address: SocketAddr| tcp::bind(address).map_err(|error| cannot_bind(&address.to_string(), &error));
         let admin = config.admin.listen.map(bind_admin).transpose()?;
-        Ok(Server { admin, broker, config, doors, serving })
+        Ok(Server { admin, broker, config, doors, metrics, serving })
     }
 
     /// The listen URLs with the ports that were really bound.
@@ -113,8 +115,8 @@ impl Server {
 
     /// Serves until [`Signal::Stop`], then drains. The end of `signals` counts as Stop.
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>, reload: Reload) -> Ended {
-        let Server { admin, broker, config, doors, serving } = self;
-        let (metrics, readiness) = (Arc::new(Metrics::default()), Readiness::default());
+        let Server { admin, broker, config, doors, metrics, serving } = self;
+        let readiness = Readiness::default();
         let clients = Clients::new(config.limits.connections_max, config.limits.connections_per_address_max);
         let (background, stopped) = (TaskTracker::new(), CancellationToken::new());
         background.spawn(readiness.clone().watch(broker.clone(), stopped.clone()));
@@ -127,7 +129,7 @@ impl Server {
         }
         readiness.listening();
         while let Some(Signal::Reload) = signals.recv().await {
-            reload_now(&reload, &serving);
+            reload_now(&reload, &serving, &metrics);
         }
         let ended = drain::run(&config.drain, &readiness, &clients, &mut signals).await;
         // A drain that was cut short may not have come to this.
@@ -145,10 +147,7 @@ impl Server {
     fn announce(&self) {
         let brokers: Vec<String> = self.config.broker.uris.iter().map(ToString::to_string).collect();
         let brokers = brokers.join(" ");
-        let auth = match &self.config.auth.default_login {
-            Some(login) => format!("clients log in with RabbitMQ credentials, without any as '{login}'"),
-            None => "clients log in with RabbitMQ credentials".to_owned(),
-        };
+        let auth = who_comes_in(&self.config.auth);
         let admin = self.admin_address().map_or_else(|| "none".to_owned(), |address| address.to_string());
         for door in &self.doors {
             say(&format!("listening on {}", door.url()));
@@ -157,6 +156,20 @@ impl Server {
         say(&format!("broker {brokers}; {auth}; admin {admin}"));
         say("ready");
     }
+}
+
+/// For the start-up line.
+fn who_comes_in(auth: &Auth) -> String {
+    let tokens = match auth.jwt {
+        Jwt::Broker => ", or with tokens that RabbitMQ is given",
+        Jwt::Relay => ", or with tokens, and then work as the service account",
+        Jwt::Off => "",
+    };
+    let default = match &auth.default_login {
+        Some(login) => format!(", without any as '{login}'"),
+        None => String::new(),
+    };
+    format!("clients log in with RabbitMQ credentials{tokens}{default}")
 }
 
 fn cannot_bind(address: &str, error: &std::io::Error) -> ServeError {
@@ -178,8 +191,8 @@ fn say(line: &str) {
 }
 
 /// A file with a problem changes nothing.
-fn reload_now(reload: &Reload, serving: &Serving) {
-    let result = reload().map_err(|problems| problems.to_string()).and_then(|config| serving.replace(&config));
+fn reload_now(reload: &Reload, serving: &Serving, metrics: &Arc<Metrics>) {
+    let result = reload().map_err(|problems| problems.to_string()).and_then(|config| serving.replace(&config, metrics));
     match result {
         Ok(()) => info!(
             "configuration reloaded: certificates, limits and defaults apply to new clients; \

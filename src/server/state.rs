@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::auth::Authenticator;
 use crate::config::{Config, Scheme};
 use crate::connection::ConnectionConfig;
 use crate::listener::{ListenerConfig, StaticRoot, tls};
+use crate::metrics::Metrics;
 
 /// One generation of settings.
 #[derive(Debug)]
@@ -22,14 +24,16 @@ pub(super) struct Serving(RwLock<Arc<Settings>>);
 impl Serving {
     /// # Errors
     /// A text for people: a certificate, key or folder that can't be used.
-    pub(super) fn new(config: &Config) -> Result<Serving, String> {
-        Ok(Serving(RwLock::new(Arc::new(settings(config)?))))
+    pub(super) fn new(config: &Config, metrics: &Arc<Metrics>) -> Result<Serving, String> {
+        let auth = Authenticator::new(config.auth_config(), None, metrics)?;
+        Ok(Serving(RwLock::new(Arc::new(settings(config, auth)?))))
     }
 
     /// # Errors
     /// As [`Serving::new`], or the addresses are not the ones that are bound; nothing is replaced then.
-    pub(super) fn replace(&self, config: &Config) -> Result<(), String> {
-        let settings = Arc::new(settings(config)?);
+    pub(super) fn replace(&self, config: &Config, metrics: &Arc<Metrics>) -> Result<(), String> {
+        let auth = Authenticator::new(config.auth_config(), Some(&self.current().connection.auth), metrics)?;
+        let settings = Arc::new(settings(config, auth)?);
         let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if settings.listeners.len() != current.listeners.len() {
             return Err("the number of listen addresses changed, which needs a restart".to_owned());
@@ -43,7 +47,7 @@ impl Serving {
     }
 }
 
-fn settings(config: &Config) -> Result<Settings, String> {
+fn settings(config: &Config, auth: Authenticator) -> Result<Settings, String> {
     let root = match &config.http.root {
         Some(folder) => Some(static_root(folder)?),
         None => None,
@@ -59,7 +63,7 @@ fn settings(config: &Config) -> Result<Settings, String> {
         };
         Arc::new(config.listener_config(&url.path, tls, root.clone()))
     });
-    Ok(Settings { connection: Arc::new(config.connection_config()), listeners: listeners.collect() })
+    Ok(Settings { connection: Arc::new(config.connection_config(Arc::new(auth))), listeners: listeners.collect() })
 }
 
 fn static_root(folder: &Path) -> Result<StaticRoot, String> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::amqp::ShortText;
 use super::command::Credentials;
+use super::proof::Source;
 
 /// Which behaviour wins where STOMP's specification and RabbitMQ's released plugin disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +109,8 @@ pub struct SessionConfig {
     pub replay: Replay,
     /// Content of CONNECTED's `server` header; none: no header.
     pub server_header: Option<String>,
+    /// Where a client may show who it is.
+    pub sources: Vec<Source>,
     pub subscriptions_max: usize,
     /// Topic subscriptions get a durable queue that outlives a lost connection for this long; none: a queue that ends with it.
     pub survive: Option<Duration>,
@@ -144,6 +147,7 @@ impl Default for SessionConfig {
             prefetch_client: 1000,
             replay: Replay::All,
             server_header: Some(concat!("stomp-relay/", env!("CARGO_PKG_VERSION")).to_owned()),
+            sources: vec![Source::Password],
             subscriptions_max: 256,
             survive: None,
             transaction_bytes_max: 4 << 20,

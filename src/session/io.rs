@@ -1,8 +1,9 @@
 //! What goes into a session and what comes out: two closed enums, so that everything that can happen to a client is listed here.
 
-use super::command::{BrokerCommand, Credentials};
+use super::command::BrokerCommand;
 use super::event::{BrokerEvent, BrokerInfo, LoginFailure};
 use super::identity::Identity;
+use super::proof::{Denial, Evidence};
 use super::refusal::{Close, CloseCode};
 use crate::stomp::{DecodeError, Frame};
 
@@ -14,7 +15,7 @@ pub enum Input {
     /// All frames put out so far have been written to the socket.
     Flushed,
     Frame(Frame),
-    Login(Result<LoggedIn, LoginFailure>),
+    Login(Result<LoggedIn, Denial>),
     /// The bytes are no STOMP frame; nothing after them can be read.
     Malformed(DecodeError),
     /// Something came from the client: bytes, a ping or a pong.
@@ -48,9 +49,9 @@ pub enum Output {
     Command(BrokerCommand),
     Frame(Frame),
     Heartbeat,
-    /// Ask the broker; the answer is `Input::Login`.
+    /// Have it checked, and ask the broker; the answer is `Input::Login`.
     Login {
-        credentials: Credentials,
+        evidence: Evidence,
         virtual_host: String,
     },
     /// The lease was lost: get another one for the same identity; the later the attempt, the longer before it. The answer is

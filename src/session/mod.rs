@@ -21,6 +21,7 @@ mod ledger;
 mod liveness;
 mod login;
 mod message;
+pub mod proof;
 mod properties;
 mod proving;
 mod publish;
@@ -47,6 +48,7 @@ use identity::Identity;
 use io::{Input, Output};
 use ledger::{CumulativeScope, Ledger};
 use liveness::{Due, Liveness};
+use proof::Evidence;
 use publish::Publishing;
 use queue::{FlagEra, QueueRules};
 use refusal::{Close, CloseCode, Refusal};
@@ -102,6 +104,8 @@ pub struct Session {
     outage: Option<Outage>,
     outputs: VecDeque<Output>,
     peer: IpAddr,
+    /// What the client showed before it spoke STOMP.
+    presented: Option<Evidence>,
     publishable: Publishable,
     publishing: Publishing,
     queue_names: (u64, [u8; 16]),
@@ -136,6 +140,7 @@ impl Session {
             outage: None,
             outputs: VecDeque::new(),
             peer: peer.to_canonical(),
+            presented: None,
             publishable: Publishable::default(),
             publishing: Publishing::default(),
             queue_names: (0, seed.queue_names),
@@ -148,6 +153,11 @@ impl Session {
             virtual_host_name: String::new(),
             config,
         }
+    }
+
+    /// What the client showed in the TLS handshake or in its HTTP request counts when its CONNECT shows nothing.
+    pub fn with_presented(self, presented: Option<Evidence>) -> Session {
+        Session { presented, ..self }
     }
 
     pub fn handle_input(&mut self, now: Instant, input: Input) {

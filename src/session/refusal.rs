@@ -23,6 +23,7 @@ pub enum CloseCode {
     InternalError = 1011,
     ServiceRestart = 1012,
     TryAgainLater = 1013,
+    TokenExpired = 4001,
     SlowConsumer = 4004,
     HeartbeatMissed = 4005,
 }

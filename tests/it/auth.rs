@@ -3,4 +3,6 @@
 mod issuer;
 mod key_server;
 mod key_sets;
+mod relay_mode;
+mod settings;
 mod tokens;

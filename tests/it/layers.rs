@@ -31,7 +31,7 @@ const FORBIDDEN: [(&str, &[&str], &[&str]); 3] = [
     (
         "auth",
         &["session", "stomp", "clients", "dev_cert"],
-        &["session::command", "session::event", "session::identity"],
+        &["session::command", "session::event", "session::identity", "session::proof"],
     ),
     ("broker", &["auth", "session", "stomp"], &["session::amqp", "session::command", "session::event"]),
     ("listener", &["auth", "broker", "session", "stomp", "clients", "dev_cert"], &[]),

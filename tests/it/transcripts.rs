@@ -25,6 +25,7 @@ use stomp_relay::session::config::{Compatibility, Replay, SessionConfig};
 use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Concern, Delivery, Failure, LoginFailure, Message};
 use stomp_relay::session::identity::Identity;
 use stomp_relay::session::io::{Input, LoggedIn, Output};
+use stomp_relay::session::proof::{CertificateName, Evidence, Proof, ProofFailure, Source, Token};
 use stomp_relay::session::{Session, SessionSeed};
 use stomp_relay::stomp::{Decoder, Escapes, Frame, Item, Limits};
 
@@ -54,17 +55,20 @@ fn replay(transcript: &str) -> String {
     let mut output = String::new();
     let mut config = SessionConfig::default();
     let mut peer: IpAddr = "127.0.0.1".parse().unwrap();
+    let mut presented = None;
     let mut player: Option<Player> = None;
     for line in transcript.lines() {
         if line.starts_with("C<") || line.starts_with("B<") {
             continue;
         }
         let _ = writeln!(output, "{line}");
-        if let Some(setting) = line.strip_prefix("set ") {
+        if let Some(shown) = line.strip_prefix("set presented ") {
+            presented = Some(evidence(shown));
+        } else if let Some(setting) = line.strip_prefix("set ") {
             assert!(player.is_none(), "settings come first: {line}");
             set(&mut config, &mut peer, setting);
         } else if line.get(1..2) == Some(">") {
-            let player = player.get_or_insert_with(|| Player::new(config.clone(), peer));
+            let player = player.get_or_insert_with(|| Player::new(config.clone(), peer, presented.take()));
             player.line(line);
             output.push_str(&player.drain());
         }
@@ -93,6 +97,10 @@ fn set(config: &mut SessionConfig, peer: &mut IpAddr, setting: &str) {
             };
         }
         "survive" => config.survive = Some(Duration::from_secs(value.parse().unwrap())),
+        "sources" => {
+            let named = |name: &str| Source::NAMES.iter().find(|(known, _)| *known == name).expect("a source").1;
+            config.sources = value.split(' ').map(named).collect();
+        }
         "subscriptions_max" => config.subscriptions_max = value.parse().unwrap(),
         "transaction_bytes_max" => config.transaction_bytes_max = value.parse().unwrap(),
         "transaction_frames_max" => config.transaction_frames_max = value.parse().unwrap(),
@@ -103,16 +111,28 @@ fn set(config: &mut SessionConfig, peer: &mut IpAddr, setting: &str) {
     }
 }
 
+/// `basic LOGIN PASSCODE`, `certificate NAME` or the name of a token's source and the token.
+fn evidence(text: &str) -> Evidence {
+    let words: Vec<&str> = text.split(' ').collect();
+    let source = Source::NAMES.iter().find(|(known, _)| *known == words[0]).expect("a source").1;
+    let proof = match source {
+        Source::Basic => Proof::Password(Credentials { login: words[1].into(), passcode: words[2].into() }),
+        Source::Certificate => Proof::Certificate(CertificateName(words[1].into())),
+        _ => Proof::Token(Token::new(words[1])),
+    };
+    Evidence { proof, source }
+}
+
 struct Player {
     now: Instant,
     session: Session,
 }
 
 impl Player {
-    fn new(config: SessionConfig, peer: IpAddr) -> Player {
+    fn new(config: SessionConfig, peer: IpAddr, presented: Option<Evidence>) -> Player {
         let now = Instant::now();
         let seed = SessionSeed { id: "session-s".to_owned(), queue_names: [7; 16] };
-        Player { now, session: Session::new(Arc::new(config), seed, peer, now) }
+        Player { now, session: Session::new(Arc::new(config), seed, peer, now).with_presented(presented) }
     }
 
     fn line(&mut self, line: &str) {
@@ -194,9 +214,12 @@ fn broker_input(text: &str) -> Input {
                     broker: BrokerInfo { version: words[2].to_owned() },
                     identity: Identity::of_login("guest"),
                 }),
-                "refused" => Err(LoginFailure::AccessRefused),
-                "vhost" => Err(LoginFailure::VirtualHost { reply_text: rest(2) }),
-                _ => Err(LoginFailure::Unavailable { reason: rest(2) }),
+                "expired" => Err(ProofFailure::Expired.into()),
+                "keyless" => Err(ProofFailure::NoKeys.into()),
+                "refused" => Err(LoginFailure::AccessRefused.into()),
+                "untrusted" => Err(ProofFailure::Refused.into()),
+                "vhost" => Err(LoginFailure::VirtualHost { reply_text: rest(2) }.into()),
+                _ => Err(LoginFailure::Unavailable { reason: rest(2) }.into()),
             });
         }
         "blocked" => BrokerEvent::Blocked,
@@ -291,7 +314,18 @@ fn show(output: Output) -> String {
         Output::Frame(frame) => format!("C< {}", show_frame(&frame)),
         Output::Heartbeat => "C< heart-beat".to_owned(),
         Output::LoggedIn => "C< limits raised".to_owned(),
-        Output::Login { credentials, virtual_host } => format!("B< login {} {virtual_host}", credentials.login),
+        Output::Login { evidence, virtual_host } => match (&evidence.proof, evidence.source) {
+            (Proof::Password(credentials), Source::Password) => {
+                format!("B< login {} {virtual_host}", credentials.login)
+            }
+            (Proof::Password(credentials), source) => {
+                format!("B< login {} by {} {virtual_host}", credentials.login, source.name())
+            }
+            (Proof::Token(token), source) => {
+                format!("B< login token {} by {} {virtual_host}", token.expose(), source.name())
+            }
+            (Proof::Certificate(name), _) => format!("B< login certificate {} {virtual_host}", name.0),
+        },
         Output::Ping => "C< ping".to_owned(),
         Output::Resume { attempt } => format!("B< resume, attempt {attempt}"),
     }

@@ -1,6 +1,7 @@
 //! An identity provider for tests: keys of every kind, the key set that it publishes, and tokens signed with them.
 
 use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::hmac;
@@ -41,6 +42,16 @@ pub fn issuer() -> &'static Issuer {
 
 pub fn base64url(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// Claims that a relay with the tests' settings accepts, for `seconds` from now.
+pub fn claims(user: &str, seconds: u64) -> Value {
+    json!({ "iss": ISSUER, "aud": AUDIENCE, "sub": user, "exp": now() + seconds })
 }
 
 /// `head.payload` and what signs it.

@@ -450,7 +450,7 @@ impl Stage {
                 identity: Identity::of_login("guest"),
             }),
         };
-        self.input(Input::Login(answer));
+        self.input(Input::Login(answer.map_err(Into::into)));
     }
 
     fn answer_command(&mut self, choice: u8) {

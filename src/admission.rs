@@ -1,0 +1,27 @@
+//! One login: what the client shows goes to the authenticator, and what that makes of it to RabbitMQ.
+
+use std::sync::Arc;
+
+use crate::auth::{Admission, Authenticator};
+use crate::broker::{Broker, Channel, ClientLabel};
+use crate::session::io::LoggedIn;
+use crate::session::proof::{Denial, Evidence};
+
+/// What a login needs of the relay.
+#[derive(Clone)]
+pub struct Gate {
+    pub auth: Arc<Authenticator>,
+    pub broker: Broker,
+    pub label: ClientLabel,
+}
+
+impl Gate {
+    /// # Errors
+    /// See [`Denial`].
+    pub async fn log_in(self, virtual_host: String, evidence: Evidence) -> Result<(Channel, LoggedIn), Denial> {
+        let Gate { auth, broker, label } = self;
+        let Admission { credentials, identity, .. } = auth.admit(&evidence, &label.0).await?;
+        let (lease, broker) = broker.login(&virtual_host, &credentials, &label).await?;
+        Ok((lease, LoggedIn { broker, identity }))
+    }
+}

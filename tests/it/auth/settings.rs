@@ -1,0 +1,16 @@
+//! Settings of relays that accept tokens of the tests' issuer.
+
+use super::issuer::{AUDIENCE, ISSUER};
+use super::key_server::KeyServer;
+
+/// The `[auth]` section with further lines; guest is the service account.
+pub fn relay_with(lines: &str) -> String {
+    format!(
+        "[auth]\njwt = \"relay\"\nservice_login = \"guest\"\nservice_passcode = \"guest\"\naudience = [\"{AUDIENCE}\"]\n\
+         issuer = \"{ISSUER}\"\n{lines}"
+    )
+}
+
+pub fn relay(server: &KeyServer) -> String {
+    relay_with(&format!("jwks_url = \"{}\"\n", server.url()))
+}
