@@ -6,6 +6,7 @@ use super::Session;
 use super::command::Credentials;
 use super::config::{Compatibility, HostHeader};
 use super::event::{BrokerInfo, LoginFailure};
+use super::expiry::token_expired;
 use super::io::{LoggedIn, Output};
 use super::proof::{Denial, Evidence, Proof, ProofFailure, Source, Token};
 use super::queue::FlagEra;
@@ -211,17 +212,6 @@ fn proof_refusal(failure: ProofFailure) -> Refusal {
         )
         .closing(CloseCode::PolicyViolation),
     }
-}
-
-/// The time of a token is over, at CONNECT or later.
-pub(super) fn token_expired() -> Refusal {
-    Refusal::fatal(
-        "auth.token_expired",
-        "Token expired",
-        "The token is no longer valid\n",
-        "Connect again with a new token (in stompjs: set connectHeaders in beforeConnect), or SEND one to /auth/tokens before.",
-    )
-    .closing(CloseCode::TokenExpired)
 }
 
 /// The value of `Authorization`, whose name is written in several ways.

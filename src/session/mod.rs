@@ -13,6 +13,7 @@ pub mod command;
 pub mod config;
 pub mod destination;
 pub mod event;
+mod expiry;
 mod failover;
 pub mod identity;
 pub mod io;
@@ -164,6 +165,7 @@ impl Session {
         self.now = now;
         match input {
             _ if matches!(self.state, State::Ended) => return,
+            _ if self.is_expired() => return self.expire(),
             Input::Broker(event) => self.handle_broker(event),
             Input::Drain => self.handle_drain(),
             Input::Flushed => self.settle_flushed(),
@@ -195,11 +197,14 @@ impl Session {
                 Some((*deadline).min(self.liveness.deadline()))
             }
             State::Ended => None,
-            State::Leaving { deadline, .. } => Some((*deadline).min(self.liveness.deadline())),
+            State::Leaving { deadline, .. } => {
+                let deadline = self.identity.expires_at.map_or(*deadline, |expiry| expiry.min(*deadline));
+                Some(deadline.min(self.liveness.deadline()))
+            }
             State::Open { .. } | State::Suspended { .. } => {
                 let give_up_at = self.outage.map(|outage| outage.give_up_at);
-                let others = [give_up_at, self.blocked_deadline(), self.retry_deadline()].into_iter().flatten();
-                Some(others.fold(self.liveness.deadline(), Instant::min))
+                let others = [give_up_at, self.blocked_deadline(), self.retry_deadline(), self.identity.expires_at];
+                Some(others.into_iter().flatten().fold(self.liveness.deadline(), Instant::min))
             }
         }
     }

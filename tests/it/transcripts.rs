@@ -139,7 +139,7 @@ impl Player {
         let (kind, rest) = line.split_at(2);
         let rest = rest.trim_start();
         match kind {
-            "B>" => self.input(broker_input(rest)),
+            "B>" => self.input(broker_input(rest, self.now)),
             "C>" if rest == "pong" => self.input(Input::Received),
             "C>" => {
                 assert!(self.session.wants_frames() || self.session.has_ended(), "session does not read now: {line}");
@@ -203,7 +203,13 @@ fn frame_bytes(text: &str) -> Vec<u8> {
     bytes
 }
 
-fn broker_input(text: &str) -> Input {
+/// Of guest, to the end of this many seconds if there are any.
+fn identity(seconds: Option<&&str>, now: Instant) -> Identity {
+    let expires_at = seconds.map(|seconds| now + Duration::from_secs(seconds.parse().unwrap()));
+    Identity { expires_at, ..Identity::of_login("guest") }
+}
+
+fn broker_input(text: &str, now: Instant) -> Input {
     let words: Vec<&str> = text.split(' ').collect();
     let number = |index: usize| words[index].parse::<u64>().unwrap();
     let rest = |index: usize| words[index..].join(" ");
@@ -212,7 +218,7 @@ fn broker_input(text: &str) -> Input {
             return Input::Login(match words[1] {
                 "ok" => Ok(LoggedIn {
                     broker: BrokerInfo { version: words[2].to_owned() },
-                    identity: Identity::of_login("guest"),
+                    identity: identity(words.get(3), now),
                 }),
                 "expired" => Err(ProofFailure::Expired.into()),
                 "keyless" => Err(ProofFailure::NoKeys.into()),
