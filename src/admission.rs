@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use crate::auth::{Admission, Authenticator};
 use crate::broker::{Broker, Channel, ClientLabel};
+use crate::session::identity::Identity;
 use crate::session::io::LoggedIn;
-use crate::session::proof::{Denial, Evidence};
+use crate::session::proof::{Denial, Evidence, ProofFailure, Token};
 
 /// What a login needs of the relay.
 #[derive(Clone)]
@@ -23,5 +24,15 @@ impl Gate {
         let Admission { credentials, identity, .. } = auth.admit(&evidence, &label.0).await?;
         let (lease, broker) = broker.login(&virtual_host, &credentials, &label).await?;
         Ok((lease, LoggedIn { broker, identity }))
+    }
+
+    /// Another token for a session of `user`.
+    ///
+    /// # Errors
+    /// See [`ProofFailure`].
+    pub async fn refresh(self, token: Token, user: String) -> Result<Identity, ProofFailure> {
+        let Gate { auth, label, .. } = self;
+        let Admission { identity, .. } = auth.renew(&token, &user, &label.0).await?;
+        Ok(identity)
     }
 }

@@ -26,8 +26,9 @@ use crate::listener::{DriveError, Event, Incoming, Opened, Read, ReceiveError, W
 use crate::metrics::{Direction, Metrics, Peer, close_reason};
 use crate::session::config::SessionConfig;
 use crate::session::event::{BrokerEvent, BrokerInfo, LoginFailure};
+use crate::session::identity::Identity;
 use crate::session::io::{Input, LoggedIn, Output};
-use crate::session::proof::{Denial, Source};
+use crate::session::proof::{Denial, ProofFailure, Source};
 use crate::session::refusal::{Close, CloseCode};
 use crate::session::{Session, SessionSeed, Stats};
 use crate::stomp::{Command, Decoder, Escapes, Frame, Item, Limits, encode};
@@ -58,6 +59,7 @@ pub struct ConnectionConfig {
     pub write_timeout: Duration,
 }
 
+type Refresh = Pin<Box<dyn Future<Output = Result<Identity, ProofFailure>> + Send>>;
 type Login = Result<(Channel, LoggedIn), Denial>;
 type Renewal = Result<(Channel, BrokerInfo), LoginFailure>;
 
@@ -105,6 +107,7 @@ struct Connection<'a> {
     /// When the ping was queued that has no answer yet.
     pinged: Option<Instant>,
     presence: Presence,
+    refresh: Option<Refresh>,
     session: Session,
     socket: WebSocket,
     /// Of the login that is being checked.
@@ -138,6 +141,7 @@ enum Turn {
     Deadline,
     Drain,
     Login(Waited),
+    Refreshed(Result<Identity, ProofFailure>),
     Socket(Result<Event, DriveError>),
 }
 
@@ -169,6 +173,7 @@ pub async fn run(
         peer_gone: false,
         pinged: None,
         presence: Presence::Unknown,
+        refresh: None,
         session,
         socket,
         source: Source::Password,
@@ -241,6 +246,8 @@ impl Connection<'_> {
             () = sleep.as_mut() => Turn::Deadline,
             waited = async { self.login.as_mut().expect("checked by the branch's condition").end().await },
                 if self.login.is_some() => Turn::Login(waited),
+            result = async { self.refresh.as_mut().expect("checked by the branch's condition").await },
+                if self.refresh.is_some() => Turn::Refreshed(result),
             event = self.socket.drive(read, Write::Yes), if !self.socket_failed => Turn::Socket(event),
             event = async {
                 let lease = self.lease.as_mut().expect("checked by the branch's condition");
@@ -273,6 +280,14 @@ impl Connection<'_> {
                     Waited::Login(result) => self.handle_login(now, result),
                     Waited::Renewal(result) => self.handle_renewal(now, result),
                 }
+            }
+            Turn::Refreshed(result) => {
+                self.refresh = None;
+                self.metrics.token_refreshed(result.as_ref().map(|_| ()));
+                if result.is_ok() {
+                    info!(session = self.session.id(), user = self.session.login(), "token refreshed");
+                }
+                self.input(now, Input::Refreshed(result))
             }
             Turn::Socket(Ok(Event::Flushed)) => self.input(now, Input::Flushed),
             Turn::Socket(Ok(Event::Incoming(incoming))) => self.handle_incoming(now, incoming),
@@ -417,6 +432,9 @@ impl Connection<'_> {
                 Output::Ping => {
                     self.pinged.get_or_insert(now);
                     self.socket.queue_ping();
+                }
+                Output::Refresh { token, user } => {
+                    self.refresh = Some(Box::pin(self.gate.clone().refresh(token, user)));
                 }
                 Output::Resume { attempt } => {
                     if self.presence != Presence::Suspended {

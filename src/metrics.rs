@@ -106,6 +106,7 @@ pub struct Metrics {
     /// Subscriptions of all sessions.
     pub subscriptions: Gauge,
     timings: Timings,
+    token_refreshes: Family<ResultLabel, Counter>,
     /// Deliveries that clients have not settled.
     pub unacked: Gauge,
 }
@@ -168,6 +169,7 @@ impl Metrics {
         registry.register("slow_consumers", "Slow clients by what was done", self.slow_consumers.clone());
         registry.register("heartbeat_timeouts", "Silent peers", self.heartbeat_timeouts.clone());
         registry.register("subscriptions", "Subscriptions", self.subscriptions.clone());
+        registry.register("token_refresh", "New tokens of live sessions by result", self.token_refreshes.clone());
         registry.register("unacked_messages", "Deliveries that clients have not settled", self.unacked.clone());
         let Timings { confirm, login, ping, outage, session } = self.timings.clone();
         registry.register_with_unit("publish_confirm_duration", "From SEND to confirm", Unit::Seconds, confirm);
@@ -200,6 +202,16 @@ impl Metrics {
         };
         self.auth_attempts.get_or_create(&AttemptLabels { method, result }).inc();
         self.timings.login.observe(seconds);
+    }
+
+    pub fn token_refreshed(&self, result: Result<(), &ProofFailure>) {
+        let result = match result {
+            Ok(()) => "ok",
+            Err(ProofFailure::Expired) => "expired",
+            Err(ProofFailure::NoKeys) => "unavailable",
+            Err(ProofFailure::Refused) => "refused",
+        };
+        self.token_refreshes.get_or_create(&ResultLabel { result }).inc();
     }
 
     pub fn jwks_refreshed(&self, ok: bool) {

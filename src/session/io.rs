@@ -3,7 +3,7 @@
 use super::command::BrokerCommand;
 use super::event::{BrokerEvent, BrokerInfo, LoginFailure};
 use super::identity::Identity;
-use super::proof::{Denial, Evidence};
+use super::proof::{Denial, Evidence, ProofFailure, Token};
 use super::refusal::{Close, CloseCode};
 use crate::stomp::{DecodeError, Frame};
 
@@ -20,6 +20,8 @@ pub enum Input {
     Malformed(DecodeError),
     /// Something came from the client: bytes, a ping or a pong.
     Received,
+    /// The answer to `Output::Refresh`.
+    Refreshed(Result<Identity, ProofFailure>),
     /// The answer to `Output::Resume`.
     Resumed(Result<BrokerInfo, LoginFailure>),
     /// The client is gone, and everything it sent before has been handed over.
@@ -53,6 +55,11 @@ pub enum Output {
     Login {
         evidence: Evidence,
         virtual_host: String,
+    },
+    /// Have a new token of this user checked; the answer is `Input::Refreshed`. At most one is under way.
+    Refresh {
+        token: Token,
+        user: String,
     },
     /// The lease was lost: get another one for the same identity; the later the attempt, the longer before it. The answer is
     /// `Input::Resumed`.

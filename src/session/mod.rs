@@ -27,6 +27,7 @@ mod properties;
 mod proving;
 mod publish;
 mod queue;
+mod refresh;
 pub mod refusal;
 mod settle;
 mod state;
@@ -52,6 +53,7 @@ use liveness::{Due, Liveness};
 use proof::Evidence;
 use publish::Publishing;
 use queue::{FlagEra, QueueRules};
+use refresh::Refresh;
 use refusal::{Close, CloseCode, Refusal};
 use state::{Departure, State};
 use subscription::Subscriptions;
@@ -110,6 +112,8 @@ pub struct Session {
     publishable: Publishable,
     publishing: Publishing,
     queue_names: (u64, [u8; 16]),
+    /// A new token that is being checked.
+    refresh: Option<Refresh>,
     state: State,
     stats: Stats,
     subscriptions: Subscriptions,
@@ -145,6 +149,7 @@ impl Session {
             publishable: Publishable::default(),
             publishing: Publishing::default(),
             queue_names: (0, seed.queue_names),
+            refresh: None,
             state: State::AwaitConnect { deadline: now + config.login_timeout, failures: 0 },
             stats: Stats::default(),
             subscriptions: Subscriptions::default(),
@@ -172,6 +177,7 @@ impl Session {
             Input::Frame(frame) => self.handle_frame(frame),
             Input::Login(result) => self.handle_login(now, result),
             Input::Malformed(error) => self.handle_malformed(&error),
+            Input::Refreshed(result) => self.handle_refreshed(result),
             Input::Received => self.liveness.received(now),
             Input::Resumed(result) => self.handle_resumed(result),
             Input::Timeout => self.handle_timeout(),
@@ -212,7 +218,9 @@ impl Session {
     /// Whether the next frame may be read. While not, the socket is left alone and the client's silence is not judged.
     pub fn wants_frames(&self) -> bool {
         match self.state {
-            State::AwaitConnect { .. } | State::Open { .. } => self.actions.is_empty() && self.departure.is_none(),
+            State::AwaitConnect { .. } | State::Open { .. } => {
+                self.actions.is_empty() && self.departure.is_none() && self.refresh.is_none()
+            }
             State::Ended | State::Leaving { .. } | State::LoggingIn { .. } | State::Suspended { .. } => false,
         }
     }
@@ -312,6 +320,9 @@ impl Session {
     }
 
     fn handle_send(&mut self, frame: Frame) -> Result<(), Refusal> {
+        if self.is_refresh(&frame) {
+            return self.handle_refresh(frame);
+        }
         let transaction = frame.header("transaction").map(str::to_owned);
         if let Some(name) = &transaction {
             self.require_transaction(name)?;

@@ -3,6 +3,7 @@
 mod issuer;
 mod key_server;
 mod key_sets;
+mod lifetime;
 mod relay_mode;
 mod settings;
 mod tokens;

@@ -240,6 +240,14 @@ fn broker_input(text: &str, now: Instant) -> Input {
             failure: Failure::Poisoned { queues: vec![short(words[1])] },
             concerns: Concern::Session,
         },
+        "refreshed" => {
+            return Input::Refreshed(match words[1] {
+                "ok" => Ok(identity(words.get(2), now)),
+                "keyless" => Err(ProofFailure::NoKeys),
+                "expired" => Err(ProofFailure::Expired),
+                _ => Err(ProofFailure::Refused),
+            });
+        }
         "resumed" => {
             return Input::Resumed(match words[1] {
                 "ok" => Ok(BrokerInfo { version: words[2].to_owned() }),
@@ -333,6 +341,7 @@ fn show(output: Output) -> String {
             (Proof::Certificate(name), _) => format!("B< login certificate {} {virtual_host}", name.0),
         },
         Output::Ping => "C< ping".to_owned(),
+        Output::Refresh { token, user } => format!("B< refresh {user} {}", token.expose()),
         Output::Resume { attempt } => format!("B< resume, attempt {attempt}"),
     }
 }

@@ -591,6 +591,7 @@ impl Stage {
                 self.broker.login = true;
             }
             Output::LoggedIn => assert!(!self.client.connected, "logged in twice"),
+            Output::Refresh { .. } => panic!("these sessions accept no token"),
             Output::Heartbeat | Output::Ping => {}
         }
     }
