@@ -19,10 +19,10 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use crate::admission::Gate;
 use crate::auth::Authenticator;
 use crate::broker::{Broker, Channel, ClientLabel};
 use crate::listener::{DriveError, Event, Incoming, Opened, Read, ReceiveError, WebSocket, Write};
+use crate::login::{self, Logins};
 use crate::metrics::{Direction, Metrics, Peer, close_reason};
 use crate::session::config::SessionConfig;
 use crate::session::event::{BrokerEvent, BrokerInfo, LoginFailure};
@@ -95,7 +95,7 @@ struct Connection<'a> {
     counted: Stats,
     /// What of it is in the metrics' gauges.
     gauged: Gauged,
-    gate: Gate,
+    logins: Logins,
     decoder: Decoder,
     lease: Option<Channel>,
     login: Option<Waiting>,
@@ -148,14 +148,15 @@ enum Turn {
 /// Serves one client to its end.
 pub async fn run(
     socket: WebSocket,
-    opened: Opened,
+    mut opened: Opened,
     broker: &Broker,
     config: &ConnectionConfig,
     metrics: &Metrics,
     drain: &CancellationToken,
 ) {
     let started = Instant::now();
-    let session = Session::new(config.session.clone(), seed(), opened.peer.ip(), started);
+    let evidence = login::evidence(opened.presented.take(), None);
+    let session = Session::new(config.session.clone(), seed(), opened.peer.ip(), started).with_presented(evidence);
     let id = session.id().to_owned();
     info!(session = id, peer = %opened.peer, origin = opened.origin.as_deref().unwrap_or(""), "session opened");
     let mut connection = Connection {
@@ -165,7 +166,11 @@ pub async fn run(
         asked: started,
         counted: Stats::default(),
         gauged: Gauged::default(),
-        gate: Gate { auth: config.auth.clone(), broker: broker.clone(), label: ClientLabel(opened.peer.to_string()) },
+        logins: Logins {
+            auth: config.auth.clone(),
+            broker: broker.clone(),
+            label: ClientLabel(opened.peer.to_string()),
+        },
         lease: None,
         login: None,
         metrics,
@@ -427,14 +432,14 @@ impl Connection<'_> {
                 Output::Login { evidence, virtual_host } => {
                     self.asked = now;
                     self.source = evidence.source;
-                    self.login = Some(Waiting::Login(Box::pin(self.gate.clone().log_in(virtual_host, evidence))));
+                    self.login = Some(Waiting::Login(Box::pin(self.logins.clone().log_in(virtual_host, evidence))));
                 }
                 Output::Ping => {
                     self.pinged.get_or_insert(now);
                     self.socket.queue_ping();
                 }
                 Output::Refresh { token, user } => {
-                    self.refresh = Some(Box::pin(self.gate.clone().refresh(token, user)));
+                    self.refresh = Some(Box::pin(self.logins.clone().refresh(token, user)));
                 }
                 Output::Resume { attempt } => {
                     if self.presence != Presence::Suspended {

@@ -7,7 +7,7 @@
 //! ```text
 //! 6  main  cli  telemetry                    flags, log, exit code
 //! 5  server                                  bind, accept, drain, reload
-//! 4  config  admin  readiness  connection  admission    connection: where transport, codec, session and broker channel meet
+//! 4  config  admin  readiness  connection  login   connection: where transport, codec, session and broker channel meet
 //! 3  listener  broker  auth  dev_cert        adapters: each knows one outside world, none knows another
 //! 2  metrics  clients                        what is counted; who is connected, and the cap
 //! 1  session                                 pure state machine: frames in, commands out; broker events in, frames out
@@ -17,7 +17,6 @@
 //! Read in this order: `session`, `session::command`, `session::event`, `connection`, `broker::channel`, `server`.
 
 pub mod admin;
-pub mod admission;
 pub mod auth;
 pub mod broker;
 pub mod cli;
@@ -26,6 +25,7 @@ pub mod config;
 pub mod connection;
 pub mod dev_cert;
 pub mod listener;
+pub mod login;
 pub mod metrics;
 pub mod readiness;
 pub mod server;

@@ -195,7 +195,7 @@ impl Metrics {
             Ok(()) => "ok",
             Err(Denial::Broker(LoginFailure::AccessRefused) | Denial::Proof(ProofFailure::Refused)) => "refused",
             Err(Denial::Proof(ProofFailure::Expired)) => "expired",
-            Err(Denial::Broker(LoginFailure::Unavailable { .. }) | Denial::Proof(ProofFailure::NoKeys)) => {
+            Err(Denial::Broker(LoginFailure::Unavailable { .. }) | Denial::Proof(ProofFailure::Unavailable)) => {
                 "unavailable"
             }
             Err(Denial::Broker(LoginFailure::VirtualHost { .. })) => "virtual_host",
@@ -208,7 +208,7 @@ impl Metrics {
         let result = match result {
             Ok(()) => "ok",
             Err(ProofFailure::Expired) => "expired",
-            Err(ProofFailure::NoKeys) => "unavailable",
+            Err(ProofFailure::Unavailable) => "unavailable",
             Err(ProofFailure::Refused) => "refused",
         };
         self.token_refreshes.get_or_create(&ResultLabel { result }).inc();

@@ -49,7 +49,7 @@ pub enum Upstream {
 
 /// Who the client is, and how it works at RabbitMQ.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admission {
+pub struct Admitted {
     pub credentials: Credentials,
     pub identity: Identity,
     pub links: Links,
@@ -117,9 +117,9 @@ impl Authenticator {
     ///
     /// # Errors
     /// See [`ProofFailure`]; why stands in the log. A password is always let through, to be checked by RabbitMQ.
-    pub async fn admit(&self, evidence: &Evidence, client: &str) -> Result<Admission, ProofFailure> {
+    pub async fn admit(&self, evidence: &Evidence, client: &str) -> Result<Admitted, ProofFailure> {
         match &evidence.proof {
-            Proof::Password(credentials) => Ok(Admission {
+            Proof::Password(credentials) => Ok(Admitted {
                 credentials: credentials.clone(),
                 identity: Identity::of_login(&credentials.login),
                 links: Links::Shared,
@@ -133,23 +133,23 @@ impl Authenticator {
     ///
     /// # Errors
     /// As [`Authenticator::admit`]; also a token of somebody else.
-    pub async fn renew(&self, token: &Token, user: &str, client: &str) -> Result<Admission, ProofFailure> {
-        let admission = self.admit_token(token, client).await?;
-        if admission.identity.user != user {
+    pub async fn renew(&self, token: &Token, user: &str, client: &str) -> Result<Admitted, ProofFailure> {
+        let admitted = self.admit_token(token, client).await?;
+        if admitted.identity.user != user {
             info!(client, "token refused: it is another user's");
             return Err(ProofFailure::Refused);
         }
-        Ok(admission)
+        Ok(admitted)
     }
 
-    fn admit_certificate(&self, name: &CertificateName) -> Result<Admission, ProofFailure> {
+    fn admit_certificate(&self, name: &CertificateName) -> Result<Admitted, ProofFailure> {
         let credentials = self.service.clone().ok_or(ProofFailure::Refused)?;
         let certificate_name = Some(name.0.clone());
         let identity = Identity { user: name.0.clone(), certificate_name, ..Identity::default() };
-        Ok(Admission { credentials, identity, links: Links::Shared })
+        Ok(Admitted { credentials, identity, links: Links::Shared })
     }
 
-    async fn admit_token(&self, token: &Token, client: &str) -> Result<Admission, ProofFailure> {
+    async fn admit_token(&self, token: &Token, client: &str) -> Result<Admitted, ProofFailure> {
         let Some((rules, upstream)) = &self.tokens else { return Err(ProofFailure::Refused) };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let Verified { claims, expires, user } = self.verify(token, rules, now.as_secs(), client).await?;
@@ -163,7 +163,7 @@ impl Authenticator {
                 (Credentials { login, passcode }, Links::Own)
             }
         };
-        Ok(Admission { credentials, identity, links })
+        Ok(Admitted { credentials, identity, links })
     }
 
     async fn verify(&self, token: &Token, rules: &Rules, now: u64, client: &str) -> Result<Verified, ProofFailure> {
@@ -172,7 +172,7 @@ impl Authenticator {
             Some(KeeperOfKeys::Source(source)) => source.current().await,
             None => None,
         };
-        let keys = keys.ok_or(ProofFailure::NoKeys)?;
+        let keys = keys.ok_or(ProofFailure::Unavailable)?;
         let mut result = verify(token.expose(), &keys, rules, now);
         if let (Err(TokenError::UnknownKey(_)), Some(KeeperOfKeys::Source(source))) = (&result, &self.keys)
             && let Some(newer) = source.newer(&keys).await

@@ -10,7 +10,7 @@ mod key;
 mod key_source;
 mod token;
 
-pub use authenticator::{Admission, AuthConfig, Authenticator, Keys, Links, TokenConfig, Upstream};
+pub use authenticator::{Admitted, AuthConfig, Authenticator, Keys, Links, TokenConfig, Upstream};
 pub use fetch::DocumentUrl;
 pub use key::{KEY_SET_BYTES_MAX, KEYS_MAX, KeySet, Symmetric};
 pub use key_source::{KeySource, KeySourceConfig, Origin, discovery_url};

@@ -7,7 +7,7 @@ use super::{BrokerUri, Config, Jwt};
 use crate::auth::{AuthConfig, Authenticator, KeySet, KeySourceConfig, Keys, Origin, Rules, TokenConfig, Upstream};
 use crate::broker::{BrokerConfig, Encryption, Node};
 use crate::connection::ConnectionConfig;
-use crate::listener::{ListenerConfig, StaticRoot, WebSocketConfig};
+use crate::listener::{CookieConfig, ListenerConfig, PresentedConfig, StaticRoot, WebSocketConfig};
 use crate::session::amqp::ShortText;
 use crate::session::command::Credentials;
 use crate::session::config::{Compatibility, HostHeader, SessionConfig, VirtualHosts};
@@ -147,6 +147,18 @@ impl Config {
         }
     }
 
+    fn presented_config(&self) -> PresentedConfig {
+        let sources = self.sources();
+        let on = |source| sources.contains(&source);
+        let cookie = || CookieConfig { name: self.auth.cookie.clone(), origins: self.auth.cookie_origins.clone() };
+        PresentedConfig {
+            basic: on(Source::Basic),
+            bearer: on(Source::JwtHttp),
+            cookie: on(Source::JwtCookie).then(cookie),
+            subprotocol: on(Source::JwtSubprotocol),
+        }
+    }
+
     /// Without those of tokens while none is accepted.
     fn sources(&self) -> Vec<Source> {
         let accepted = |source: &Source| self.auth.jwt != Jwt::Off || !source.is_token();
@@ -168,6 +180,7 @@ impl Config {
             head_bytes_max: self.http.head_bytes_max,
             root,
             content_security_policy: self.http.content_security_policy.clone(),
+            presented: self.presented_config(),
             websocket: WebSocketConfig {
                 message_bytes_max: self.stomp.login_frame_bytes_max,
                 opcode: self.websocket.frames,

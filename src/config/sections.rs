@@ -118,9 +118,17 @@ section! {
         /// Its password.
         default_passcode: Option<Secret> = secret(), "";
         /// Where a client may show who it is. `password`: login and passcode of CONNECT, which RabbitMQ checks. A token:
-        /// `jwt_header`: in CONNECT's `Authorization: Bearer`; `jwt_passcode`: as CONNECT's passcode. `certificate`: in the
-        /// TLS handshake. Sources of tokens count only with `auth.jwt`.
-        sources: Vec<Source> = list(choice(&Source::NAMES), ListMin::One), "password,jwt_header,jwt_passcode";
+        /// `jwt_header`: in CONNECT's `Authorization: Bearer`; `jwt_passcode`: as CONNECT's passcode; `jwt_http`: in
+        /// the upgrade's `Authorization: Bearer`; `jwt_subprotocol`: as the WebSocket subprotocol
+        /// `base64url.bearer.authorization.` and the token in base64url, beside `v12.stomp`; `jwt_cookie`: in a cookie.
+        /// `basic`: HTTP Basic on the upgrade, which RabbitMQ checks. `certificate`: in the TLS handshake. What CONNECT
+        /// shows goes before the rest. Sources of tokens count only with `auth.jwt`.
+        sources: Vec<Source> = list(choice(&Source::NAMES), ListMin::One), "password,jwt_header,jwt_passcode,jwt_http";
+        /// Name of the cookie for `jwt_cookie`.
+        cookie: String = name(), "stomp_relay_token";
+        /// Origins of the pages from which that cookie counts, such as `https://app.example.com`, exactly as browsers send
+        /// them: any page can make a browser send a cookie.
+        cookie_origins: Vec<String> = list(name(), ListMin::Zero), "";
         /// Whether JSON web tokens are accepted, always verified by the relay; then the client works at RabbitMQ with the
         /// credentials of `service_login` (relay), or RabbitMQ is given the token as the password (broker), for which its
         /// OAuth 2 plugin must know the same issuer.

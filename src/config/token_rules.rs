@@ -8,6 +8,7 @@ use crate::session::proof::Source;
 
 pub(super) fn check(config: &Config, reader: &mut Reader) {
     service(config, reader);
+    cookie(config, reader);
     if config.auth.jwt != Jwt::Off {
         keys(config, reader);
         audience(config, reader);
@@ -29,6 +30,30 @@ fn service(config: &Config, reader: &mut Reader) {
         let text = "auth.sources: certificate needs auth.service_login and auth.service_passcode";
         reader.blame(&["auth.sources"], text.to_owned());
     }
+}
+
+/// Without origins no cookie would ever count, and `*` would let every page in as its visitor.
+fn cookie(config: &Config, reader: &mut Reader) {
+    let auth = &config.auth;
+    let keys = ["auth.cookie_origins", "auth.sources"];
+    if !auth.sources.contains(&Source::JwtCookie) || !reader.sound(&keys) {
+        return;
+    }
+    if auth.cookie_origins.is_empty() {
+        reader.blame(&["auth.sources"], "auth.sources: jwt_cookie needs auth.cookie_origins".to_owned());
+    }
+    for origin in auth.cookie_origins.iter().filter(|origin| !is_origin(origin)) {
+        let text =
+            format!("auth.cookie_origins: {origin:?} is no origin; write https://app.example.com, without a path");
+        reader.blame(&keys, text);
+    }
+}
+
+/// As browsers serialize one (RFC 6454, 6.2).
+fn is_origin(text: &str) -> bool {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or_default();
+    !host.is_empty()
+        && host.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b':' | b'[' | b']'))
 }
 
 fn keys(config: &Config, reader: &mut Reader) {

@@ -26,8 +26,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::handshake::{Handshake, HandshakeError, Subprotocol, VERSION};
+use super::handshake::{self, Handshake, HandshakeError, Subprotocol, VERSION};
 use super::pages::{self, Endpoint, Format};
+use super::presented::Presented;
 use super::stream::Stream;
 use super::{ListenerConfig, Security};
 
@@ -63,6 +64,7 @@ pub(super) struct Upgraded {
 pub(super) struct Details {
     pub(super) subprotocol: Option<Subprotocol>,
     pub(super) origin: Option<String>,
+    pub(super) presented: Option<Presented>,
     pub(super) user_agent: Option<String>,
 }
 
@@ -156,6 +158,7 @@ fn websocket_path(request: &mut Request<Incoming>, config: &ListenerConfig, acce
     let details = Details {
         subprotocol: handshake.subprotocol,
         origin: header_text(request.headers(), ORIGIN),
+        presented: config.presented.read(request.headers(), handshake::subprotocols(request.headers())),
         user_agent: header_text(request.headers(), USER_AGENT),
     };
     *accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some((hyper::upgrade::on(request), details));

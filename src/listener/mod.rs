@@ -10,6 +10,7 @@ mod handshake;
 mod http;
 mod outgoing;
 mod pages;
+mod presented;
 mod stream;
 pub mod tcp;
 pub mod tls;
@@ -26,6 +27,7 @@ use tracing::debug;
 pub use self::event::{DriveError, Event, Incoming, ReceiveError, SendError};
 pub use self::files::{FILE_BYTES_MAX, StaticRoot};
 pub use self::handshake::Subprotocol;
+pub use self::presented::{CookieConfig, Presented, PresentedConfig};
 use self::stream::Stream;
 pub use self::websocket::{Opcode, Read, WebSocket, WebSocketConfig, Write};
 
@@ -47,6 +49,8 @@ pub struct ListenerConfig {
     pub root: Option<StaticRoot>,
     /// `Content-Security-Policy` of HTML pages.
     pub content_security_policy: String,
+    /// Where an upgrade request may show who the client is.
+    pub presented: PresentedConfig,
     pub websocket: WebSocketConfig,
 }
 
@@ -72,6 +76,7 @@ pub struct Opened {
     /// The subprotocol that was agreed on; None if the client offered none of ours.
     pub subprotocol: Option<Subprotocol>,
     pub origin: Option<String>,
+    pub presented: Option<Presented>,
     pub user_agent: Option<String>,
 }
 
@@ -98,8 +103,8 @@ pub async fn serve_connection<F, Fut>(
     let Some(http::Upgraded { stream, read_ahead, details }) = http::serve(stream, &config, &stop).await else {
         return;
     };
-    let http::Details { subprotocol, origin, user_agent } = details;
-    let opened = Opened { peer, local, security: Security::of(&config), subprotocol, origin, user_agent };
+    let http::Details { subprotocol, origin, presented, user_agent } = details;
+    let opened = Opened { peer, local, security: Security::of(&config), subprotocol, origin, presented, user_agent };
     let websocket = WebSocket::new(stream, &read_ahead, config.websocket);
     drop((read_ahead, config, stop));
     on_open(websocket, opened).await;

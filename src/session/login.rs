@@ -80,7 +80,8 @@ impl Session {
             return Ok(token);
         }
         let has_login = frame.header("login").is_some() || frame.header("passcode").is_some();
-        match &self.presented {
+        let presented = self.presented.as_ref().filter(|presented| self.accepts(presented.source));
+        match presented {
             Some(presented) if !has_login || !self.accepts(Source::Password) => Ok(presented.clone()),
             _ if self.accepts(Source::Password) => self.credentials(frame),
             _ => Err(bad_connect(
@@ -195,7 +196,7 @@ impl Session {
 
 fn proof_refusal(failure: ProofFailure) -> Refusal {
     match failure {
-        ProofFailure::NoKeys => Refusal::soft(
+        ProofFailure::Unavailable => Refusal::soft(
             "auth.unavailable",
             "Authentication unavailable",
             "Tokens cannot be verified at the moment\n",

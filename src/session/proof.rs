@@ -112,10 +112,10 @@ impl Evidence {
 pub enum ProofFailure {
     /// It was good once.
     Expired,
-    /// It can't be checked now.
-    NoKeys,
     /// Why is for the log.
     Refused,
+    /// It can't be checked now.
+    Unavailable,
 }
 
 /// Why a login failed.

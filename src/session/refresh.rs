@@ -52,7 +52,7 @@ impl Session {
             }
             Err(failure) => {
                 let why = match failure {
-                    ProofFailure::NoKeys => "Tokens cannot be verified at the moment\n",
+                    ProofFailure::Unavailable => "Tokens cannot be verified at the moment\n",
                     ProofFailure::Expired | ProofFailure::Refused => "The token is not accepted\n",
                 };
                 self.refuse(refused(why).about_receipt(receipt.as_deref()));

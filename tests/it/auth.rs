@@ -6,4 +6,5 @@ mod key_sets;
 mod lifetime;
 mod relay_mode;
 mod settings;
+mod sources;
 mod tokens;

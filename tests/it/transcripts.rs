@@ -221,7 +221,7 @@ fn broker_input(text: &str, now: Instant) -> Input {
                     identity: identity(words.get(3), now),
                 }),
                 "expired" => Err(ProofFailure::Expired.into()),
-                "keyless" => Err(ProofFailure::NoKeys.into()),
+                "keyless" => Err(ProofFailure::Unavailable.into()),
                 "refused" => Err(LoginFailure::AccessRefused.into()),
                 "untrusted" => Err(ProofFailure::Refused.into()),
                 "vhost" => Err(LoginFailure::VirtualHost { reply_text: rest(2) }.into()),
@@ -243,7 +243,7 @@ fn broker_input(text: &str, now: Instant) -> Input {
         "refreshed" => {
             return Input::Refreshed(match words[1] {
                 "ok" => Ok(identity(words.get(2), now)),
-                "keyless" => Err(ProofFailure::NoKeys),
+                "keyless" => Err(ProofFailure::Unavailable),
                 "expired" => Err(ProofFailure::Expired),
                 _ => Err(ProofFailure::Refused),
             });

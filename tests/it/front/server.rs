@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use stomp_relay::listener::{
-    Event, Incoming, ListenerConfig, Opcode, Opened, Read, WebSocket, WebSocketConfig, Write, serve_connection, tcp,
+    Event, Incoming, ListenerConfig, Opcode, Opened, PresentedConfig, Read, WebSocket, WebSocketConfig, Write,
+    serve_connection, tcp,
 };
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -28,6 +29,7 @@ pub fn config() -> ListenerConfig {
         head_bytes_max: 8192,
         root: None,
         content_security_policy: "default-src 'self'".into(),
+        presented: PresentedConfig::default(),
         websocket: WebSocketConfig { message_bytes_max: MESSAGE_MAX, opcode: Opcode::TextWhenUtf8 },
     }
 }

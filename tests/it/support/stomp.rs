@@ -56,7 +56,13 @@ impl Client {
     /// The same with these sub-protocols.
     pub async fn open_offering(url: &str, protocols: &str) -> Client {
         let stream = TcpStream::connect(address(url)).await.expect("the relay listens");
-        Client::upgrade(url, Box::new(stream), protocols).await
+        Client::upgrade(url, Box::new(stream), protocols, &[]).await
+    }
+
+    /// Opens a WebSocket in the clear with further headers in its request.
+    pub async fn open_with(url: &str, headers: &[(&'static str, &str)]) -> Client {
+        let stream = TcpStream::connect(address(url)).await.expect("the relay listens");
+        Client::upgrade(url, Box::new(stream), PROTOCOLS, headers).await
     }
 
     /// Opens a WebSocket over TLS, trusting the authority in the PEM file `ca`.
@@ -81,13 +87,16 @@ impl Client {
         let name = ServerName::try_from("localhost").expect("a name");
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let stream = connector.connect(name, stream).await.expect("the handshake succeeds");
-        Client::upgrade(url, Box::new(stream), protocols).await
+        Client::upgrade(url, Box::new(stream), protocols, &[]).await
     }
 
-    async fn upgrade(url: &str, stream: Box<dyn Socket>, protocols: &str) -> Client {
+    async fn upgrade(url: &str, stream: Box<dyn Socket>, protocols: &str, headers: &[(&'static str, &str)]) -> Client {
         let mut request = url.into_client_request().expect("a URL");
         let protocols = protocols.parse().expect("a header value");
         request.headers_mut().insert("Sec-WebSocket-Protocol", protocols);
+        for (name, value) in headers {
+            request.headers_mut().append(*name, value.parse().expect("a header value"));
+        }
         // Tests of large messages need more than the 16 MiB that are the default.
         let sizes = WebSocketConfig::default().max_frame_size(None).max_message_size(None);
         let upgrade = client_async_with_config(request, stream, Some(sizes));

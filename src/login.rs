@@ -1,0 +1,54 @@
+//! One login: what the client shows goes to the authenticator, and what that makes of it to RabbitMQ.
+
+use std::sync::Arc;
+
+use crate::auth::{Admitted, Authenticator};
+use crate::broker::{Broker, Channel, ClientLabel};
+use crate::listener::Presented;
+use crate::session::command::Credentials;
+use crate::session::identity::Identity;
+use crate::session::io::LoggedIn;
+use crate::session::proof::{CertificateName, Denial, Evidence, Proof, ProofFailure, Source, Token};
+
+/// What was shown before CONNECT. A certificate counts when the request shows nothing.
+pub fn evidence(presented: Option<Presented>, certificate: Option<CertificateName>) -> Option<Evidence> {
+    let token = |source, text| Some(Evidence { proof: Proof::Token(Token::new(text)), source });
+    match presented {
+        Some(Presented::Basic { login, passcode }) => {
+            Some(Evidence { proof: Proof::Password(Credentials { login, passcode }), source: Source::Basic })
+        }
+        Some(Presented::BearerToken(text)) => token(Source::JwtHttp, text),
+        Some(Presented::CookieToken(text)) => token(Source::JwtCookie, text),
+        Some(Presented::SubprotocolToken(text)) => token(Source::JwtSubprotocol, text),
+        None => certificate.map(|name| Evidence { proof: Proof::Certificate(name), source: Source::Certificate }),
+    }
+}
+
+/// What a login needs of the relay.
+#[derive(Clone)]
+pub struct Logins {
+    pub auth: Arc<Authenticator>,
+    pub broker: Broker,
+    pub label: ClientLabel,
+}
+
+impl Logins {
+    /// # Errors
+    /// See [`Denial`].
+    pub async fn log_in(self, virtual_host: String, evidence: Evidence) -> Result<(Channel, LoggedIn), Denial> {
+        let Logins { auth, broker, label } = self;
+        let Admitted { credentials, identity, .. } = auth.admit(&evidence, &label.0).await?;
+        let (lease, broker) = broker.login(&virtual_host, &credentials, &label).await?;
+        Ok((lease, LoggedIn { broker, identity }))
+    }
+
+    /// Another token for a session of `user`.
+    ///
+    /// # Errors
+    /// See [`ProofFailure`].
+    pub async fn refresh(self, token: Token, user: String) -> Result<Identity, ProofFailure> {
+        let Logins { auth, label, .. } = self;
+        let Admitted { identity, .. } = auth.renew(&token, &user, &label.0).await?;
+        Ok(identity)
+    }
+}
