@@ -439,7 +439,8 @@ impl Connection<'_> {
                     self.socket.queue_ping();
                 }
                 Output::Refresh { token, user } => {
-                    self.refresh = Some(Box::pin(self.logins.clone().refresh(token, user)));
+                    let secret = self.lease.as_ref().map(Channel::secret);
+                    self.refresh = Some(Box::pin(self.logins.clone().refresh(token, user, secret)));
                 }
                 Output::Resume { attempt } => {
                     if self.presence != Presence::Suspended {

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::auth::{Admitted, Authenticator};
-use crate::broker::{Broker, Channel, ClientLabel};
+use tracing::info;
+
+use crate::auth::{Admitted, Authenticator, Links};
+use crate::broker::{Broker, Channel, ClientLabel, LinkSecret};
 use crate::listener::Presented;
 use crate::session::command::Credentials;
+use crate::session::event::LoginFailure;
 use crate::session::identity::Identity;
 use crate::session::io::LoggedIn;
 use crate::session::proof::{CertificateName, Denial, Evidence, Proof, ProofFailure, Source, Token};
@@ -37,18 +40,35 @@ impl Logins {
     /// See [`Denial`].
     pub async fn log_in(self, virtual_host: String, evidence: Evidence) -> Result<(Channel, LoggedIn), Denial> {
         let Logins { auth, broker, label } = self;
-        let Admitted { credentials, identity, .. } = auth.admit(&evidence, &label.0).await?;
-        let (lease, broker) = broker.login(&virtual_host, &credentials, &label).await?;
+        let Admitted { credentials, identity, links } = auth.admit(&evidence, &label.0).await?;
+        let (lease, broker) = match links {
+            Links::Own => broker.login_apart(&virtual_host, &credentials, &label).await?,
+            Links::Shared => broker.login(&virtual_host, &credentials, &label).await?,
+        };
         Ok((lease, LoggedIn { broker, identity }))
     }
 
-    /// Another token for a session of `user`.
+    /// Another token for a session of `user`; `secret` is that of its links.
     ///
     /// # Errors
     /// See [`ProofFailure`].
-    pub async fn refresh(self, token: Token, user: String) -> Result<Identity, ProofFailure> {
+    pub async fn refresh(
+        self,
+        token: Token,
+        user: String,
+        secret: Option<LinkSecret>,
+    ) -> Result<Identity, ProofFailure> {
         let Logins { auth, label, .. } = self;
-        let Admitted { identity, .. } = auth.renew(&token, &user, &label.0).await?;
+        let Admitted { credentials, identity, links } = auth.renew(&token, &user, &label.0).await?;
+        if let (Links::Own, Some(secret)) = (links, secret) {
+            secret.update(credentials).await.map_err(|failure| {
+                info!(client = label.0, ?failure, "RabbitMQ did not take a new token");
+                match failure {
+                    LoginFailure::AccessRefused | LoginFailure::VirtualHost { .. } => ProofFailure::Refused,
+                    LoginFailure::Unavailable { .. } => ProofFailure::Unavailable,
+                }
+            })?;
+        }
         Ok(identity)
     }
 }

@@ -14,3 +14,11 @@ pub fn relay_with(lines: &str) -> String {
 pub fn relay(server: &KeyServer) -> String {
     relay_with(&format!("jwks_url = \"{}\"\n", server.url()))
 }
+
+/// Tokens go to RabbitMQ.
+pub fn broker(server: &KeyServer) -> String {
+    format!(
+        "[auth]\njwt = \"broker\"\naudience = [\"{AUDIENCE}\"]\nissuer = \"{ISSUER}\"\njwks_url = \"{}\"\n",
+        server.url()
+    )
+}
