@@ -167,6 +167,7 @@ pub async fn run(
         counted: Stats::default(),
         gauged: Gauged::default(),
         logins: Logins {
+            address: opened.peer.ip(),
             auth: config.auth.clone(),
             broker: broker.clone(),
             label: ClientLabel(opened.peer.to_string()),

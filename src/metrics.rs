@@ -195,6 +195,7 @@ impl Metrics {
             Ok(()) => "ok",
             Err(Denial::Broker(LoginFailure::AccessRefused) | Denial::Proof(ProofFailure::Refused)) => "refused",
             Err(Denial::Proof(ProofFailure::Expired)) => "expired",
+            Err(Denial::Proof(ProofFailure::TooMany)) => "limited",
             Err(Denial::Broker(LoginFailure::Unavailable { .. }) | Denial::Proof(ProofFailure::Unavailable)) => {
                 "unavailable"
             }
@@ -210,6 +211,7 @@ impl Metrics {
             Err(ProofFailure::Expired) => "expired",
             Err(ProofFailure::Unavailable) => "unavailable",
             Err(ProofFailure::Refused) => "refused",
+            Err(ProofFailure::TooMany) => "limited",
         };
         self.token_refreshes.get_or_create(&ResultLabel { result }).inc();
     }

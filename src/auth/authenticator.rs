@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::info;
 
+use super::attempts::{AttemptLimits, Attempts};
 use super::key::KeySet;
 use super::key_source::{KeySource, KeySourceConfig};
 use super::token::{Rules, TokenError, Verified, verify};
@@ -18,6 +19,7 @@ use crate::session::proof::{CertificateName, Evidence, Proof, ProofFailure, Toke
 
 #[derive(Clone, Debug)]
 pub struct AuthConfig {
+    pub attempts: AttemptLimits,
     /// RabbitMQ user for clients that RabbitMQ does not know: those with a certificate, and those with a token that RabbitMQ
     /// does not see.
     pub service: Option<Credentials>,
@@ -66,6 +68,7 @@ pub enum Links {
 
 /// Checks what clients show.
 pub struct Authenticator {
+    attempts: Attempts,
     keys: Option<KeeperOfKeys>,
     service: Option<Credentials>,
     tokens: Option<(Rules, Upstream)>,
@@ -83,7 +86,8 @@ impl fmt::Debug for Authenticator {
 }
 
 impl Authenticator {
-    /// Asks no network. `before` is the one that this one replaces: keys that it has fetched from the same place are kept.
+    /// Asks no network. `before` is the one that this one replaces: who has failed is remembered, and keys that it has fetched
+    /// from the same place are kept.
     ///
     /// # Errors
     /// A text for people: `auth.jwks_ca_file` can't be used.
@@ -92,9 +96,13 @@ impl Authenticator {
         before: Option<&Authenticator>,
         metrics: &Arc<Metrics>,
     ) -> Result<Authenticator, String> {
-        let AuthConfig { service, tokens } = config;
+        let AuthConfig { attempts, service, tokens } = config;
+        let attempts = match before {
+            Some(before) => before.attempts.with_limits(attempts),
+            None => Attempts::new(attempts),
+        };
         let Some(TokenConfig { keys, rules, upstream }) = tokens else {
-            return Ok(Authenticator { keys: None, service, tokens: None });
+            return Ok(Authenticator { attempts, keys: None, service, tokens: None });
         };
         let keys = match keys {
             Keys::Fixed(keys) => KeeperOfKeys::Fixed(Arc::new(keys)),
@@ -103,7 +111,12 @@ impl Authenticator {
                 None => KeySource::new(config, metrics.clone())?,
             }),
         };
-        Ok(Authenticator { keys: Some(keys), service, tokens: Some((rules, upstream)) })
+        Ok(Authenticator { attempts, keys: Some(keys), service, tokens: Some((rules, upstream)) })
+    }
+
+    /// Who has failed lately.
+    pub fn attempts(&self) -> &Attempts {
+        &self.attempts
     }
 
     fn source(&self, config: &KeySourceConfig) -> Option<&KeySource> {

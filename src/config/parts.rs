@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{BrokerUri, Config, Jwt};
-use crate::auth::{AuthConfig, Authenticator, KeySet, KeySourceConfig, Keys, Origin, Rules, TokenConfig, Upstream};
+
+use crate::auth::{
+    AttemptLimits, AuthConfig, Authenticator, KeySet, KeySourceConfig, Keys, Origin, Rules, TokenConfig, Upstream,
+};
 use crate::broker::{BrokerConfig, Encryption, Node};
 use crate::connection::ConnectionConfig;
 use crate::listener::{CookieConfig, ListenerConfig, PresentedConfig, StaticRoot, WebSocketConfig};
@@ -64,8 +67,15 @@ impl Config {
         let service = auth.service_login.as_ref().zip(auth.service_passcode.as_ref());
         let service = service
             .map(|(login, passcode)| Credentials { login: login.clone(), passcode: passcode.expose().to_owned() });
+        let attempts = AttemptLimits {
+            delay: auth.failure_delay,
+            failures_per_address_max: auth.failures_per_address_max,
+            failures_per_user_max: auth.failures_per_user_max,
+            tracked_max: auth.failures_tracked_max,
+            window: auth.failure_window,
+        };
         let upstream = match auth.jwt {
-            Jwt::Off => return AuthConfig { service, tokens: None },
+            Jwt::Off => return AuthConfig { attempts, service, tokens: None },
             Jwt::Broker => Upstream::Token,
             Jwt::Relay => Upstream::Service,
         };
@@ -79,7 +89,7 @@ impl Config {
         };
         // Checked by the rules between keys: there are keys.
         let tokens = self.token_keys().map(|keys| TokenConfig { keys, rules, upstream });
-        AuthConfig { service, tokens }
+        AuthConfig { attempts, service, tokens }
     }
 
     fn token_keys(&self) -> Option<Keys> {

@@ -172,6 +172,17 @@ section! {
         loopback_users: Vec<String> = list(name(), ListMin::Zero), "guest";
         /// RabbitMQ checks a login and passcode again at least this often while a connection of that login is shared.
         recheck: Duration = duration(seconds(1)..=minutes(24 * 60)), "60s";
+        /// A failed login is answered not before this time.
+        failure_delay: Duration = duration(milliseconds(0)..=seconds(5)), "300ms";
+        /// Failed logins from one IP address (of IPv6: one /64 network) within `failure_window`; then none is looked at until
+        /// it ends.
+        failures_per_address_max: u32 = count(1..=1_000_000), "20";
+        /// Failed logins as one user within `failure_window`; then none is looked at from addresses that have failed.
+        failures_per_user_max: u32 = count(1..=1_000_000), "10";
+        /// Counting of failed logins starts anew after this time.
+        failure_window: Duration = duration(seconds(1)..=minutes(24 * 60)), "60s";
+        /// Addresses whose failed logins are remembered, and as many users.
+        failures_tracked_max: usize = count(1..=10_000_000), "10000";
         /// Failed logins on one connection before it is closed; with `stomp.compatibility = "strict"` the first one closes it.
         attempts_max: usize = count(1..=1000), "3";
     }

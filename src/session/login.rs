@@ -204,6 +204,13 @@ fn proof_refusal(failure: ProofFailure) -> Refusal {
         )
         .closing(CloseCode::TryAgainLater),
         ProofFailure::Expired => token_expired(),
+        ProofFailure::TooMany => Refusal::soft(
+            "auth.too_many_failures",
+            "Too many failed logins",
+            "Too many logins have failed; this one was not checked\n",
+            "Wait a minute. Check what the client sends before it tries again.",
+        )
+        .closing(CloseCode::TryAgainLater),
         // Why stands in the log: the answer is the same for whatever was tried.
         ProofFailure::Refused => Refusal::soft(
             "auth.token_refused",

@@ -114,6 +114,8 @@ pub enum ProofFailure {
     Expired,
     /// Why is for the log.
     Refused,
+    /// Too many have failed; this one was not looked at.
+    TooMany,
     /// It can't be checked now.
     Unavailable,
 }

@@ -53,6 +53,7 @@ impl Session {
             Err(failure) => {
                 let why = match failure {
                     ProofFailure::Unavailable => "Tokens cannot be verified at the moment\n",
+                    ProofFailure::TooMany => "Too many tokens have been refused\n",
                     ProofFailure::Expired | ProofFailure::Refused => "The token is not accepted\n",
                 };
                 self.refuse(refused(why).about_receipt(receipt.as_deref()));

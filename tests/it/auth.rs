@@ -1,5 +1,6 @@
 //! Who a client is: tokens, key sets, and what a relay does with them in front of a real RabbitMQ.
 
+mod attempts;
 mod broker_mode;
 mod issuer;
 mod key_server;

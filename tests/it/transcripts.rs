@@ -223,6 +223,7 @@ fn broker_input(text: &str, now: Instant) -> Input {
                 "expired" => Err(ProofFailure::Expired.into()),
                 "keyless" => Err(ProofFailure::Unavailable.into()),
                 "refused" => Err(LoginFailure::AccessRefused.into()),
+                "limited" => Err(ProofFailure::TooMany.into()),
                 "untrusted" => Err(ProofFailure::Refused.into()),
                 "vhost" => Err(LoginFailure::VirtualHost { reply_text: rest(2) }.into()),
                 _ => Err(LoginFailure::Unavailable { reason: rest(2) }.into()),
