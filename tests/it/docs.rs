@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use stomp_relay::session::refusal::Refusal;
 
-const PAGES: [&str; 12] = [
+const PAGES: [&str; 13] = [
     "CHANGELOG.md",
     "README.md",
     "certs/README.md",
     "compose/README.md",
     "docs/architecture.md",
+    "docs/authentication.md",
     "docs/configuration.md",
     "docs/defaults.md",
     "docs/errors.md",
