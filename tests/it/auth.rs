@@ -1,6 +1,7 @@
 //! Who a client is: tokens, key sets, and what a relay does with them in front of a real RabbitMQ.
 
 mod attempts;
+mod authenticator;
 mod broker_mode;
 mod issuer;
 mod key_server;
