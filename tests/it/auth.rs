@@ -8,6 +8,7 @@ mod key_server;
 mod key_sets;
 mod lifetime;
 mod relay_mode;
+mod secrecy;
 mod settings;
 mod sources;
 mod tokens;
