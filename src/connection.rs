@@ -19,15 +19,18 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use crate::auth::Authenticator;
 use crate::broker::{Broker, Channel, ClientLabel};
 use crate::clients::Place;
 use crate::listener::{DriveError, Event, Incoming, Opened, Read, ReceiveError, WebSocket, Write};
+use crate::login::{self, Logins};
 use crate::metrics::{Direction, Metrics, Peer, close_reason};
 use crate::session::admission::Limit;
 use crate::session::config::SessionConfig;
 use crate::session::event::{BrokerEvent, BrokerInfo, LoginFailure};
 use crate::session::identity::Identity;
 use crate::session::io::{Input, LoggedIn, Output};
+use crate::session::proof::{CertificateName, Denial, ProofFailure, Source};
 use crate::session::refusal::{Close, CloseCode};
 use crate::session::{Locality, Session, SessionSeed, Stats};
 use crate::stomp::{Command, Decoder, Escapes, Frame, Item, Limits, encode};
@@ -44,6 +47,7 @@ const KEPT_CAPACITY: usize = 8 * 1024;
 /// What every client of a relay shares.
 #[derive(Debug)]
 pub struct ConnectionConfig {
+    pub auth: Arc<Authenticator>,
     /// For the closing handshake and for giving back the lease.
     pub close_timeout: Duration,
     pub escapes: Escapes,
@@ -57,25 +61,48 @@ pub struct ConnectionConfig {
     pub write_timeout: Duration,
 }
 
-type LoginFuture = Pin<Box<dyn Future<Output = Result<(Channel, BrokerInfo), LoginFailure>> + Send>>;
+type Refresh = Pin<Box<dyn Future<Output = Result<Identity, ProofFailure>> + Send>>;
+type Login = Result<(Channel, LoggedIn), Denial>;
+type Renewal = Result<(Channel, BrokerInfo), LoginFailure>;
+
+/// What a session waits for that has no lease.
+enum Waiting {
+    /// It may come in.
+    Login(Pin<Box<dyn Future<Output = Login> + Send>>),
+    /// It was in, and its lease was lost.
+    Renewal(Pin<Box<dyn Future<Output = Renewal> + Send>>),
+}
+
+/// How that ended.
+enum Waited {
+    Login(Login),
+    Renewal(Renewal),
+}
+
+impl Waiting {
+    async fn end(&mut self) -> Waited {
+        match self {
+            Waiting::Login(login) => Waited::Login(login.await),
+            Waiting::Renewal(renewal) => Waited::Renewal(renewal.await),
+        }
+    }
+}
 
 struct Connection<'a> {
     /// When the lease was asked for that is being waited for.
     asked: Instant,
-    broker: &'a Broker,
     buffer: BytesMut,
     config: &'a ConnectionConfig,
+    /// Of the client's certificate.
+    common_name: Option<String>,
     /// What of the session's totals is in the metrics already.
     counted: Stats,
     /// What of it is in the metrics' gauges.
     gauged: Gauged,
-    /// Of the login that is being checked.
-    identity: Identity,
+    logins: Logins,
     decoder: Decoder,
-    label: ClientLabel,
     lease: Option<Channel>,
-    /// A login, or the way to another lease after an outage.
-    login: Option<LoginFuture>,
+    login: Option<Waiting>,
     metrics: &'a Metrics,
     /// The buffer may hold another complete frame.
     more: bool,
@@ -85,8 +112,11 @@ struct Connection<'a> {
     /// When the ping was queued that has no answer yet.
     pinged: Option<Instant>,
     presence: Presence,
+    refresh: Option<Refresh>,
     session: Session,
     socket: WebSocket,
+    /// Of the login that is being checked.
+    source: Source,
     /// Reading or writing failed: it would fail again at once.
     socket_failed: bool,
     stall: Stall,
@@ -115,14 +145,15 @@ enum Turn {
     Broker(BrokerEvent),
     Deadline,
     Drain,
-    Login(Result<(Channel, BrokerInfo), LoginFailure>),
+    Login(Waited),
+    Refreshed(Result<Identity, ProofFailure>),
     Socket(Result<Event, DriveError>),
 }
 
 /// Serves one client to its end.
 pub async fn run(
     socket: WebSocket,
-    opened: Opened,
+    mut opened: Opened,
     broker: &Broker,
     config: &ConnectionConfig,
     metrics: &Metrics,
@@ -130,19 +161,28 @@ pub async fn run(
 ) {
     let started = Instant::now();
     let locality = if opened.source.is_local() { Locality::Local } else { Locality::Remote };
-    let session = Session::new(config.session.clone(), seed(), locality, started);
+    let (certificate, common_name) = opened
+        .certificate
+        .take()
+        .map_or((None, None), |certificate| (Some(CertificateName(certificate.name)), certificate.common_name));
+    let evidence = login::evidence(opened.presented.take(), certificate);
+    let session = Session::new(config.session.clone(), seed(), locality, started).with_presented(evidence);
     let id = session.id().to_owned();
     info!(session = id, peer = %opened.peer, client = %opened.source, origin = opened.origin.as_deref().unwrap_or(""), "session opened");
     let mut connection = Connection {
-        broker,
         buffer: BytesMut::new(),
         config,
         decoder: Decoder::new(config.login_limits, config.escapes),
-        label: ClientLabel(label(&opened)),
         asked: started,
+        common_name,
         counted: Stats::default(),
         gauged: Gauged::default(),
-        identity: Identity::default(),
+        logins: Logins {
+            address: opened.source.client(),
+            auth: config.auth.clone(),
+            broker: broker.clone(),
+            label: ClientLabel(label(&opened)),
+        },
         lease: None,
         login: None,
         metrics,
@@ -151,8 +191,10 @@ pub async fn run(
         place,
         pinged: None,
         presence: Presence::Unknown,
+        refresh: None,
         session,
         socket,
+        source: Source::Password,
         socket_failed: false,
         stall: Stall::new(),
     };
@@ -223,8 +265,10 @@ impl Connection<'_> {
         tokio::select! {
             () = drain.cancelled(), if !drained => Turn::Drain,
             () = sleep.as_mut() => Turn::Deadline,
-            result = async { self.login.as_mut().expect("checked by the branch's condition").await },
-                if self.login.is_some() => Turn::Login(result),
+            waited = async { self.login.as_mut().expect("checked by the branch's condition").end().await },
+                if self.login.is_some() => Turn::Login(waited),
+            result = async { self.refresh.as_mut().expect("checked by the branch's condition").await },
+                if self.refresh.is_some() => Turn::Refreshed(result),
             event = self.socket.drive(read, Write::Yes), if !self.socket_failed => Turn::Socket(event),
             event = async {
                 let lease = self.lease.as_mut().expect("checked by the branch's condition");
@@ -251,46 +295,63 @@ impl Connection<'_> {
             }
             Turn::Deadline => self.input(now, Input::Timeout),
             Turn::Drain => self.input(now, Input::Drain),
-            Turn::Login(result) => {
+            Turn::Login(waited) => {
                 self.login = None;
-                if let Err(failure) = &result {
-                    debug!(session = self.session.id(), ?failure, "no lease");
+                match waited {
+                    Waited::Login(result) => self.handle_login(now, result),
+                    Waited::Renewal(result) => self.handle_renewal(now, result),
                 }
-                // A session that has a lease was logged in before.
-                let resumed = self.lease.is_some();
-                let seconds = self.asked.elapsed().as_secs_f64();
-                match (resumed, &result) {
-                    (false, result) => self.metrics.login(result.as_ref().map(|_| ()), seconds),
-                    (true, Ok(_)) => self.metrics.outage_ended(seconds),
-                    (true, Err(_)) => {}
-                }
+            }
+            Turn::Refreshed(result) => {
+                self.refresh = None;
+                self.metrics.token_refreshed(result.as_ref().map(|_| ()));
                 if result.is_ok() {
-                    self.show(Presence::LoggedIn);
+                    info!(session = self.session.id(), user = self.session.login(), "token refreshed");
                 }
-                let result = result.map(|(lease, info)| {
-                    self.lease = Some(lease);
-                    info
-                });
-                let identity = std::mem::take(&mut self.identity);
-                if !resumed
-                    && result.is_ok()
-                    && let Err(limit) = self.place.take_user(&identity.user)
-                {
-                    self.metrics.rejected(limit.label());
-                    return self.input(now, Input::NotAdmitted(limit));
-                }
-                self.input(
-                    now,
-                    match resumed {
-                        true => Input::Resumed(result),
-                        false => Input::Login(result.map(|broker| LoggedIn { broker, identity })),
-                    },
-                )
+                let result = result.map(|identity| self.certified(identity));
+                self.input(now, Input::Refreshed(result))
             }
             Turn::Socket(Ok(Event::Flushed)) => self.input(now, Input::Flushed),
             Turn::Socket(Ok(Event::Incoming(incoming))) => self.handle_incoming(now, incoming),
             Turn::Socket(Err(error)) => self.handle_socket_error(now, error),
         }
+    }
+
+    fn handle_login(&mut self, now: Instant, result: Login) -> Option<Close> {
+        self.metrics.login(self.source.name(), result.as_ref().map(|_| ()), self.asked.elapsed().as_secs_f64());
+        if let Err(failure) = &result {
+            debug!(session = self.session.id(), ?failure, "not logged in");
+        }
+        let result = result.map(|(lease, LoggedIn { broker, identity })| {
+            self.lease = Some(lease);
+            self.show(Presence::LoggedIn);
+            LoggedIn { broker, identity: self.certified(identity) }
+        });
+        if let Ok(LoggedIn { identity, .. }) = &result
+            && let Err(limit) = self.place.take_user(&identity.user)
+        {
+            self.metrics.rejected(limit.label());
+            return self.input(now, Input::NotAdmitted(limit));
+        }
+        self.input(now, Input::Login(result))
+    }
+
+    /// A certificate says who the client is whatever else it showed.
+    fn certified(&self, identity: Identity) -> Identity {
+        Identity { certificate_name: self.common_name.clone(), ..identity }
+    }
+
+    fn handle_renewal(&mut self, now: Instant, result: Renewal) -> Option<Close> {
+        match &result {
+            Ok(_) => self.metrics.outage_ended(self.asked.elapsed().as_secs_f64()),
+            Err(failure) => debug!(session = self.session.id(), ?failure, "no lease"),
+        }
+        let result = result.map(|(lease, info)| {
+            self.lease = Some(lease);
+            self.show(Presence::LoggedIn);
+            info
+        });
+        self.input(now, Input::Resumed(result))
     }
 
     fn handle_incoming(&mut self, now: Instant, incoming: Incoming) -> Option<Close> {
@@ -396,16 +457,16 @@ impl Connection<'_> {
                     self.decoder.set_limits(self.config.limits);
                     self.socket.set_message_bytes_max(self.config.limits.frame_bytes_max);
                 }
-                Output::Login { credentials, virtual_host } => {
+                Output::Login { evidence, virtual_host } => {
                     self.asked = now;
-                    self.identity = Identity::of_login(&credentials.login);
+                    self.source = evidence.source;
                     match self.place.take_connect(now) {
                         Ok(turn) => {
-                            let (broker, label) = (self.broker.clone(), self.label.clone());
-                            self.login = Some(Box::pin(async move {
+                            let logins = self.logins.clone();
+                            self.login = Some(Waiting::Login(Box::pin(async move {
                                 tokio::time::sleep_until(turn.into()).await;
-                                broker.login(&virtual_host, &credentials, &label).await
-                            }));
+                                logins.log_in(virtual_host, evidence).await
+                            })));
                         }
                         Err(limit) => self.not_admitted(now, limit),
                     }
@@ -414,12 +475,16 @@ impl Connection<'_> {
                     self.pinged.get_or_insert(now);
                     self.socket.queue_ping();
                 }
+                Output::Refresh { token, user } => {
+                    let secret = self.lease.as_ref().map(Channel::secret);
+                    self.refresh = Some(Box::pin(self.logins.clone().refresh(token, user, secret)));
+                }
                 Output::Resume { attempt } => {
                     if self.presence != Presence::Suspended {
                         self.asked = now;
                         self.show(Presence::Suspended);
                     }
-                    self.login = self.lease.as_ref().map(|lease| -> LoginFuture { Box::pin(lease.renewal(attempt)) });
+                    self.login = self.lease.as_ref().map(|lease| Waiting::Renewal(Box::pin(lease.renewal(attempt))));
                 }
             }
         }

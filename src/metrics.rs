@@ -16,6 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::session::Stats;
 use crate::session::event::LoginFailure;
+use crate::session::proof::{Denial, ProofFailure};
 use crate::session::refusal::CloseCode;
 use crate::stomp::Command;
 
@@ -103,6 +104,12 @@ struct NameLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AttemptLabels {
+    method: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabels {
     version: &'static str,
 }
@@ -110,7 +117,7 @@ struct BuildLabels {
 /// All counters. Cheap to update from many tasks at once.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    auth_attempts: Family<ResultLabel, Counter>,
+    auth_attempts: Family<AttemptLabels, Counter>,
     authz_denied: Family<CommandLabel, Counter>,
     connections_rejected: Family<ReasonLabel, Counter>,
     errors: Family<CodeLabel, Counter>,
@@ -118,6 +125,7 @@ pub struct Metrics {
     frames: Family<FrameLabels, Counter>,
     heartbeat_timeouts: Family<SideLabel, Counter>,
     http_requests: Family<RequestLabels, Counter>,
+    jwks_refreshes: Family<ResultLabel, Counter>,
     late_acks: Counter,
     messages: Family<DirectionLabel, Counter>,
     messages_confirmed: Counter,
@@ -139,6 +147,7 @@ pub struct Metrics {
     upgrades: Family<ResultLabel, Counter>,
     /// TLS towards clients.
     pub tls: TlsMetrics,
+    token_refreshes: Family<ResultLabel, Counter>,
     /// Deliveries that clients have not settled.
     pub unacked: Gauge,
 }
@@ -211,12 +220,13 @@ impl Metrics {
         let build: Family<BuildLabels, Gauge> = Family::default();
         build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
         registry.register("build", "What runs here", build);
-        registry.register("auth_attempts", "Logins by result", self.auth_attempts.clone());
+        registry.register("auth_attempts", "Logins by method and result", self.auth_attempts.clone());
         registry.register("authz_denied", "Frames that a rule denied, by command", self.authz_denied.clone());
         registry.register("connections_rejected", "Connections refused by reason", self.connections_rejected.clone());
         registry.register("stomp_errors", "ERROR frames by error-code", self.errors.clone());
         registry.register("failovers", "Times a session lost its lease on the broker", self.failovers.clone());
         registry.register("stomp_frames", "STOMP frames by command and direction", self.frames.clone());
+        registry.register("jwks_refresh", "Readings of the keys for tokens by result", self.jwks_refreshes.clone());
         registry.register("late_acks", "ACKs of deliveries that were lost with their lease", self.late_acks.clone());
         registry.register("messages", "Messages: in from clients, out to clients", self.messages.clone());
         registry.register("publish_confirmed", "Messages that RabbitMQ confirmed", self.messages_confirmed.clone());
@@ -249,6 +259,7 @@ impl Metrics {
         registry.register("http_requests", "Requests by route and status", self.http_requests.clone());
         registry.register("ws_upgrades", "Requests to the WebSocket's path by result", self.upgrades.clone());
         registry.register("subscriptions", "Subscriptions", self.subscriptions.clone());
+        registry.register("token_refresh", "New tokens of live sessions by result", self.token_refreshes.clone());
         registry.register("unacked_messages", "Deliveries that clients have not settled", self.unacked.clone());
         let TlsMetrics { handshakes, duration, not_after } = self.tls.clone();
         registry.register("tls_handshakes", "TLS handshakes by result and version", handshakes);
@@ -277,15 +288,36 @@ impl Metrics {
         self.errors.get_or_create(&CodeLabel { code: code.to_owned() }).inc();
     }
 
-    pub fn login(&self, result: Result<(), &LoginFailure>, seconds: f64) {
+    /// `method` is a source's name.
+    pub fn login(&self, method: &'static str, result: Result<(), &Denial>, seconds: f64) {
         let result = match result {
             Ok(()) => "ok",
-            Err(LoginFailure::AccessRefused) => "refused",
-            Err(LoginFailure::Unavailable { .. }) => "unavailable",
-            Err(LoginFailure::VirtualHost { .. }) => "virtual_host",
+            Err(Denial::Broker(LoginFailure::AccessRefused) | Denial::Proof(ProofFailure::Refused)) => "refused",
+            Err(Denial::Proof(ProofFailure::Expired)) => "expired",
+            Err(Denial::Proof(ProofFailure::TooMany)) => "limited",
+            Err(Denial::Broker(LoginFailure::Unavailable { .. }) | Denial::Proof(ProofFailure::Unavailable)) => {
+                "unavailable"
+            }
+            Err(Denial::Broker(LoginFailure::VirtualHost { .. })) => "virtual_host",
         };
-        self.auth_attempts.get_or_create(&ResultLabel { result }).inc();
+        self.auth_attempts.get_or_create(&AttemptLabels { method, result }).inc();
         self.timings.login.observe(seconds);
+    }
+
+    pub fn token_refreshed(&self, result: Result<(), &ProofFailure>) {
+        let result = match result {
+            Ok(()) => "ok",
+            Err(ProofFailure::Expired) => "expired",
+            Err(ProofFailure::Unavailable) => "unavailable",
+            Err(ProofFailure::Refused) => "refused",
+            Err(ProofFailure::TooMany) => "limited",
+        };
+        self.token_refreshes.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    pub fn jwks_refreshed(&self, ok: bool) {
+        let result = if ok { "ok" } else { "failed" };
+        self.jwks_refreshes.get_or_create(&ResultLabel { result }).inc();
     }
 
     pub fn rejected(&self, reason: &'static str) {
@@ -363,6 +395,7 @@ pub fn close_reason(code: CloseCode, peer: Peer) -> &'static str {
         (CloseCode::PolicyViolation, _) => "policy",
         (CloseCode::InternalError | CloseCode::TryAgainLater, _) => "broker",
         (CloseCode::ServiceRestart, _) => "drain",
+        (CloseCode::TokenExpired, _) => "token_expired",
         (CloseCode::SlowConsumer, _) => "slow_consumer",
         (CloseCode::HeartbeatMissed, _) => "heartbeat",
     }

@@ -8,7 +8,7 @@ use super::death::{Death, Loss};
 use super::exclusive::LeaseId;
 use super::link::{Link, Role};
 use super::pace::Pass;
-use super::pool::Entry;
+use super::pool::{Entry, LinkSecret};
 use super::publish::PublishSide;
 use super::quarantine::{self, Past, Record};
 use super::release::Remains;
@@ -97,6 +97,11 @@ impl Channel {
         attempt: u32,
     ) -> impl Future<Output = Result<(Channel, BrokerInfo), LoginFailure>> + Send + 'static {
         self.consume.entry().renew(attempt, self.past.clone())
+    }
+
+    /// For a session that came in by [`Broker::login_apart`](super::Broker::login_apart).
+    pub fn secret(&self) -> LinkSecret {
+        LinkSecret(self.consume.entry())
     }
 
     /// Publishes that are not yet written to the broker's socket: the caller's back-pressure.

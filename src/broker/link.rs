@@ -237,6 +237,14 @@ impl Link {
         self.lose(Loss::forced(reason));
     }
 
+    /// Shows RabbitMQ a newer secret (a token) on the live connection. If RabbitMQ refuses it, the link is lost.
+    pub(super) async fn update_secret(&self, secret: &str) {
+        let update = self.connection.update_secret(secret.as_bytes().into(), "token refreshed".into());
+        if within(self.config.operation_timeout, "update secret", update).await.is_err() {
+            warn!(node = self.node, role = self.role.name(), login = self.login, "a new secret was not taken");
+        }
+    }
+
     fn lose(&self, loss: Loss) {
         self.slots().retired = true;
         self.switch.cut();

@@ -92,7 +92,8 @@ pub(super) struct Pool {
 pub(super) struct Entry {
     pool: Arc<Pool>,
     vhost: String,
-    credentials: Credentials,
+    /// Replaced by [`LinkSecret`] only.
+    credentials: Mutex<Credentials>,
     consume: RoleLinks,
     publish: RoleLinks,
     hub: Hub,
@@ -148,25 +149,41 @@ impl Broker {
         credentials: &Credentials,
         client: &ClientLabel,
     ) -> Result<(Channel, BrokerInfo), LoginFailure> {
-        let deadline = Instant::now() + self.0.config.login_wait;
-        let mut attempt = 0;
-        loop {
+        let mut patience = self.patience();
+        let leased = loop {
             let entry = self.0.entry(vhost, credentials);
             let failure = match entry.clone().lease().await {
-                Ok(leased) => {
-                    debug!(%client, vhost, login = credentials.login, "logged in at the broker");
-                    return Ok(leased);
-                }
+                Ok(leased) => break leased,
                 Err(failure) => failure,
             };
             self.0.forget(vhost, credentials, entry, &failure);
-            let pause = backoff(attempt);
-            if !matches!(failure, LoginFailure::Unavailable { .. }) || Instant::now() + pause > deadline {
-                return Err(failure);
+            patience.wait(failure).await?;
+        };
+        debug!(%client, vhost, login = credentials.login, "logged in at the broker");
+        Ok(leased)
+    }
+
+    /// The same for a session whose secret will be replaced while it lives: it gets links of its own, which end with it.
+    pub async fn login_apart(
+        &self,
+        vhost: &str,
+        credentials: &Credentials,
+        client: &ClientLabel,
+    ) -> Result<(Channel, BrokerInfo), LoginFailure> {
+        let entry = Arc::new(Entry::new(&self.0, vhost, credentials));
+        let mut patience = self.patience();
+        let leased = loop {
+            match entry.clone().lease().await {
+                Ok(leased) => break leased,
+                Err(failure) => patience.wait(failure).await?,
             }
-            attempt += 1;
-            self.0.nodes.pause(pause).await;
-        }
+        };
+        debug!(%client, vhost, login = credentials.login, "logged in at the broker, on links of its own");
+        Ok(leased)
+    }
+
+    fn patience(&self) -> Patience<'_> {
+        Patience { attempts: 0, deadline: Instant::now() + self.0.config.login_wait, pool: &self.0 }
     }
 
     /// Whether some node can be reached and speaks AMQP; asks without credentials. The error names each node's reason.
@@ -223,6 +240,26 @@ impl Broker {
     }
 }
 
+/// Of a login, for `login_wait`, while no node can be reached.
+struct Patience<'a> {
+    attempts: u32,
+    deadline: Instant,
+    pool: &'a Pool,
+}
+
+impl Patience<'_> {
+    /// Waits until it is time to try again, or gives the failure back.
+    async fn wait(&mut self, failure: LoginFailure) -> Result<(), LoginFailure> {
+        let pause = backoff(self.attempts);
+        if !matches!(failure, LoginFailure::Unavailable { .. }) || Instant::now() + pause > self.deadline {
+            return Err(failure);
+        }
+        self.attempts += 1;
+        self.pool.nodes.pause(pause).await;
+        Ok(())
+    }
+}
+
 impl Pool {
     fn key(&self, vhost: &str, credentials: &Credentials) -> Key {
         let passcode = hmac::sign(&self.secret, credentials.passcode.as_bytes());
@@ -230,17 +267,7 @@ impl Pool {
     }
 
     fn entry(self: &Arc<Self>, vhost: &str, credentials: &Credentials) -> Arc<Entry> {
-        let entry = || {
-            Arc::new(Entry {
-                pool: self.clone(),
-                vhost: vhost.to_owned(),
-                credentials: credentials.clone(),
-                consume: RoleLinks::default(),
-                publish: RoleLinks::default(),
-                hub: Hub::default(),
-                checked: TaskMutex::default(),
-            })
-        };
+        let entry = || Arc::new(Entry::new(self, vhost, credentials));
         lock(&self.entries).entry(self.key(vhost, credentials)).or_insert_with(entry).clone()
     }
 
@@ -294,7 +321,30 @@ impl Pool {
     }
 }
 
+impl Drop for Entry {
+    /// Links that no entry knows any more take no session; they close when their last one is gone.
+    fn drop(&mut self) {
+        self.retire();
+    }
+}
+
 impl Entry {
+    fn new(pool: &Arc<Pool>, vhost: &str, credentials: &Credentials) -> Entry {
+        Entry {
+            pool: pool.clone(),
+            vhost: vhost.to_owned(),
+            credentials: Mutex::new(credentials.clone()),
+            consume: RoleLinks::default(),
+            publish: RoleLinks::default(),
+            hub: Hub::default(),
+            checked: TaskMutex::default(),
+        }
+    }
+
+    fn credentials(&self) -> Credentials {
+        lock(&self.credentials).clone()
+    }
+
     /// A lease, after a check of the credentials if one is due.
     async fn lease(self: Arc<Self>) -> Result<(Channel, BrokerInfo), LoginFailure> {
         let version = self.check().await?;
@@ -435,8 +485,9 @@ impl Entry {
     }
 
     async fn connect(self: &Arc<Self>, role: Role, seclusion: Seclusion) -> Result<Arc<Link>, LoginFailure> {
-        let connected = self.dial(role.name()).await?;
-        let login = self.credentials.login.clone();
+        let credentials = self.credentials();
+        let connected = self.dial(role.name(), &credentials).await?;
+        let login = credentials.login.clone();
         let (config, counts) = (self.config().clone(), self.pool.counts.clone());
         let link = Link::new(connected, role, self.vhost.clone(), login, config, counts, seclusion);
         lock(&self.role(role).links).push(link.clone());
@@ -451,13 +502,24 @@ impl Entry {
                 pool.sweep();
             }
         });
+        // Another secret may have come while this one was being shown.
+        let newest = self.credentials();
+        if newest != credentials {
+            link.update_secret(&newest.passcode).await;
+        }
         Ok(link)
     }
 
-    /// Asks RabbitMQ about the credentials on a connection of its own.
+    /// Asks RabbitMQ about the credentials that it has accepted before.
     async fn ask_again(self: Arc<Self>) -> Result<(), LoginFailure> {
+        let credentials = self.credentials();
+        self.ask(credentials).await
+    }
+
+    /// Asks RabbitMQ about credentials on a connection of its own.
+    async fn ask(self: Arc<Self>, credentials: Credentials) -> Result<(), LoginFailure> {
         let work = tokio::spawn(async move {
-            let Connected { connection, switch, .. } = self.dial("check").await?;
+            let Connected { connection, switch, .. } = self.dial("check", &credentials).await?;
             let limit = self.config().operation_timeout;
             let _ = tokio::time::timeout(limit, connection.close(200, "OK".into())).await;
             switch.cut();
@@ -466,20 +528,51 @@ impl Entry {
         work.await.unwrap_or_else(|error| Err(LoginFailure::Unavailable { reason: error.to_string() }))
     }
 
-    async fn dial(&self, purpose: &str) -> Result<Connected, LoginFailure> {
+    /// RabbitMQ closes a connection whose new secret it refuses, so it is asked on another one first. A link that is lost
+    /// nevertheless is made again with the new secret.
+    async fn update_secret(self: Arc<Self>, credentials: Credentials) -> Result<(), LoginFailure> {
+        if self.credentials() == credentials {
+            return Ok(());
+        }
+        self.clone().ask(credentials.clone()).await?;
+        *lock(&self.credentials) = credentials.clone();
+        for role in [Role::Consume, Role::Publish] {
+            let links = lock(&self.role(role).links).clone();
+            for link in links {
+                link.update_secret(&credentials.passcode).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn dial(&self, purpose: &str, credentials: &Credentials) -> Result<Connected, LoginFailure> {
         if self.pool.stopped.load(Ordering::Relaxed) {
             return Err(LoginFailure::Unavailable { reason: "the relay shuts down".into() });
         }
         let target = Target {
             config: &self.pool.config,
             vhost: &self.vhost,
-            credentials: &self.credentials,
-            name: format!("stomp-relay {purpose} {}@{}", self.credentials.login, self.vhost),
+            credentials,
+            name: format!("stomp-relay {purpose} {}@{}", credentials.login, self.vhost),
             repaired_frames: &self.pool.counts.repaired_frames,
         };
         let down = |endpoint: &Arc<Endpoint>, reason: &str| self.pool.node_failed(endpoint, reason);
         let result = connect::connect(&target, &self.pool.nodes, down).await;
         self.counts().connects.note(&result);
         result
+    }
+}
+
+/// The secret of the links of one session that came in by [`Broker::login_apart`].
+pub struct LinkSecret(pub(super) Arc<Entry>);
+
+impl LinkSecret {
+    /// Has RabbitMQ check a newer secret, such as a token, and take it for the live links. Goes on when the caller goes away.
+    ///
+    /// # Errors
+    /// RabbitMQ refuses it, or can't be reached; then everything is as before.
+    pub async fn update(self, credentials: Credentials) -> Result<(), LoginFailure> {
+        let work = tokio::spawn(self.0.update_secret(credentials));
+        work.await.unwrap_or_else(|error| Err(LoginFailure::Unavailable { reason: error.to_string() }))
     }
 }

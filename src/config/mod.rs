@@ -19,6 +19,7 @@ mod secret;
 mod sections;
 mod suggest;
 mod tls_rules;
+mod token_rules;
 mod url;
 mod value;
 
@@ -30,7 +31,7 @@ pub use problem::{Place, Problem, Problems};
 pub use reference::render as render_reference;
 pub use secret::Secret;
 pub use sections::{
-    Admin, Auth, Broker, Drain, Http, Limits, Log, LogFormat, Proxy, Session, Stomp, Subscriptions, Tls, WebSocket,
+    Admin, Auth, Broker, Drain, Http, Jwt, Limits, Log, LogFormat, Proxy, Session, Stomp, Subscriptions, Tls, WebSocket,
 };
 pub use url::{BrokerUri, ListenUrl, Scheme};
 

@@ -3,16 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{BrokerUri, Config, Http};
+use super::{BrokerUri, Config, Http, Jwt};
+
+use crate::auth::{
+    AttemptLimits, AuthConfig, Authenticator, KeySet, KeySourceConfig, Keys, Origin, Rules, TokenConfig, Upstream,
+};
 use crate::broker::{BrokerConfig, Encryption, Node};
 use crate::clients::{ClientLimits, PaceLimits};
 use crate::connection::ConnectionConfig;
 use crate::listener::tls::{Acceptor, CertificateFiles, ClientAuth, TlsConfig};
-use crate::listener::{ListenerConfig, ProxyConfig, RedirectConfig, StaticRoot, WebSocketConfig};
+use crate::listener::{
+    CookieConfig, ListenerConfig, PresentedConfig, ProxyConfig, RedirectConfig, StaticRoot, WebSocketConfig,
+};
 use crate::rate::Rate;
 use crate::session::amqp::ShortText;
 use crate::session::command::Credentials;
 use crate::session::config::{Compatibility, HostHeader, SessionConfig, VirtualHosts};
+use crate::session::proof::Source;
 use crate::session::rules::Stance;
 use crate::stomp::{Escapes, Limits};
 
@@ -39,7 +46,7 @@ impl Config {
         }
     }
 
-    pub fn connection_config(&self) -> ConnectionConfig {
+    pub fn connection_config(&self, auth: Arc<Authenticator>) -> ConnectionConfig {
         let stomp = &self.stomp;
         let limits = |frame_bytes_max| Limits {
             frame_bytes_max,
@@ -47,6 +54,7 @@ impl Config {
             header_line_bytes_max: stomp.header_line_bytes_max,
         };
         ConnectionConfig {
+            auth,
             close_timeout: CLOSE_TIMEOUT,
             escapes: match stomp.compatibility {
                 Compatibility::Rabbitmq => Escapes::All,
@@ -58,6 +66,54 @@ impl Config {
             write_buffer_bytes_max: self.session.write_buffer_bytes_max,
             write_timeout: self.session.write_timeout,
         }
+    }
+
+    pub fn auth_config(&self) -> AuthConfig {
+        let auth = &self.auth;
+        let service = auth.service_login.as_ref().zip(auth.service_passcode.as_ref());
+        let service = service
+            .map(|(login, passcode)| Credentials { login: login.clone(), passcode: passcode.expose().to_owned() });
+        let attempts = AttemptLimits {
+            delay: auth.failure_delay,
+            failures_per_address_max: auth.failures_per_address_max,
+            failures_per_user_max: auth.failures_per_user_max,
+            tracked_max: auth.failures_tracked_max,
+            window: auth.failure_window,
+        };
+        let upstream = match auth.jwt {
+            Jwt::Off => return AuthConfig { attempts, service, tokens: None },
+            Jwt::Broker => Upstream::Token,
+            Jwt::Relay => Upstream::Service,
+        };
+        let rules = Rules {
+            algorithms: auth.algorithms.clone(),
+            audiences: auth.audience.clone(),
+            issuer: auth.issuer.clone(),
+            leeway: auth.leeway,
+            token_bytes_max: auth.token_bytes_max,
+            user_claims: auth.user_claims.clone(),
+        };
+        // Checked by the rules between keys: there are keys.
+        let tokens = self.token_keys().map(|keys| TokenConfig { keys, rules, upstream });
+        AuthConfig { attempts, service, tokens }
+    }
+
+    fn token_keys(&self) -> Option<Keys> {
+        let auth = &self.auth;
+        let origin = match (&auth.keys_file, &auth.jwks_url, &auth.hmac_secret, &auth.issuer) {
+            (Some(path), ..) => Origin::File(path.clone()),
+            (None, Some(url), ..) => Origin::Url(url.clone()),
+            (None, None, Some(secret), _) => return KeySet::of_secret(secret.expose()).ok().map(Keys::Fixed),
+            (None, None, None, issuer) => Origin::Issuer(issuer.clone()?),
+        };
+        Some(Keys::Source(KeySourceConfig {
+            ca: auth.jwks_ca_file.clone(),
+            origin,
+            timeout: auth.jwks_timeout,
+            refresh: auth.jwks_refresh,
+            refetch_min: auth.jwks_refetch_min,
+            stale_max: auth.jwks_stale_max,
+        }))
     }
 
     pub fn session_config(&self) -> SessionConfig {
@@ -91,8 +147,9 @@ impl Config {
             rules: Arc::new(self.rule_set()),
             send_rate: Rate { per_second: session.send_rate_max, burst: session.send_burst_max },
             server_header: stomp.server_header.then(|| concat!("stomp-relay/", env!("CARGO_PKG_VERSION")).to_owned()),
-            // RabbitMQ judges what every client does; rules are a further fence.
-            stance: Stance::Open,
+            // RabbitMQ judges what a client does with its own user; a service account may do what no client may.
+            stance: if self.auth.service_login.is_some() { Stance::Closed } else { Stance::Open },
+            sources: self.sources(),
             subscriptions_max: session.subscriptions_max,
             survive: self.subscriptions.survive,
             transaction_bytes_max: session.transaction_bytes_max,
@@ -153,6 +210,24 @@ impl Config {
         RedirectConfig { port, head_timeout, head_bytes_max }
     }
 
+    fn presented_config(&self) -> PresentedConfig {
+        let sources = self.sources();
+        let on = |source| sources.contains(&source);
+        let cookie = || CookieConfig { name: self.auth.cookie.clone(), origins: self.auth.cookie_origins.clone() };
+        PresentedConfig {
+            basic: on(Source::Basic),
+            bearer: on(Source::JwtHttp),
+            cookie: on(Source::JwtCookie).then(cookie),
+            subprotocol: on(Source::JwtSubprotocol),
+        }
+    }
+
+    /// Without those of tokens while none is accepted.
+    fn sources(&self) -> Vec<Source> {
+        let accepted = |source: &Source| self.auth.jwt != Jwt::Off || !source.is_token();
+        self.auth.sources.iter().copied().filter(accepted).collect()
+    }
+
     /// What all listeners share; the path and TLS are each one's own.
     pub fn listener_config(&self, path: &str, tls: Option<Arc<Acceptor>>, root: Option<StaticRoot>) -> ListenerConfig {
         ListenerConfig {
@@ -170,6 +245,7 @@ impl Config {
                 header: self.proxy.header,
             },
             strict_transport_security: self.http.hsts.clone(),
+            presented: self.presented_config(),
             websocket: WebSocketConfig {
                 message_bytes_max: self.stomp.login_frame_bytes_max,
                 opcode: self.websocket.frames,

@@ -11,6 +11,7 @@ use super::files;
 use super::quantity::{duration_text, size_text};
 use super::reader::Reader;
 use super::tls_rules;
+use super::token_rules as tokens;
 use super::url::Scheme;
 
 pub(super) fn check(config: &Config, reader: &mut Reader) {
@@ -19,6 +20,7 @@ pub(super) fn check(config: &Config, reader: &mut Reader) {
     redirect(config, reader);
     broker(config, reader);
     default_login(config, reader);
+    tokens::check(config, reader);
     limits(config, reader);
     timing(config, reader);
     static_files(config, reader);

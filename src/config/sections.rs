@@ -15,10 +15,38 @@ use super::log_filter::{LogFilter, log_filter};
 use super::quantity::{count, duration, factor, kib, mib, milliseconds, minutes, seconds, size, whole_seconds};
 use super::reader::section;
 use super::secret::Secret;
-use super::url::{BrokerUri, ListenUrl, address_or_none, broker_uri, listen_url, network, origin};
+use super::url::{BrokerUri, ListenUrl, address_or_none, broker_uri, document_url, listen_url, network, origin};
+use crate::auth::{Algorithm, DocumentUrl};
 use crate::listener::tls::{CertificateFiles, Demand, MinVersion, NameSource};
 use crate::listener::{ForwardedHeader, Opcode, OriginPattern};
 use crate::session::config::{Compatibility, DestinationDecoding, DurableQueueNaming, HeaderTypes, Replay};
+use crate::session::proof::Source;
+
+/// What becomes of a token that was verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Jwt {
+    /// RabbitMQ is given it.
+    Broker,
+    /// None is accepted.
+    Off,
+    /// RabbitMQ is given the service account's credentials.
+    Relay,
+}
+
+const ALGORITHMS: [(&str, Algorithm); 12] = [
+    ("RS256", Algorithm::RS256),
+    ("RS384", Algorithm::RS384),
+    ("RS512", Algorithm::RS512),
+    ("PS256", Algorithm::PS256),
+    ("PS384", Algorithm::PS384),
+    ("PS512", Algorithm::PS512),
+    ("ES256", Algorithm::ES256),
+    ("ES384", Algorithm::ES384),
+    ("EdDSA", Algorithm::EdDSA),
+    ("HS256", Algorithm::HS256),
+    ("HS384", Algorithm::HS384),
+    ("HS512", Algorithm::HS512),
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -119,10 +147,72 @@ section! {
         default_login: Option<String> = optional(name()), "";
         /// Its password.
         default_passcode: Option<Secret> = secret(), "";
+        /// Where a client may show who it is. `password`: login and passcode of CONNECT, which RabbitMQ checks. A token:
+        /// `jwt_header`: in CONNECT's `Authorization: Bearer`; `jwt_passcode`: as CONNECT's passcode; `jwt_http`: in
+        /// the upgrade's `Authorization: Bearer`; `jwt_subprotocol`: as the WebSocket subprotocol
+        /// `base64url.bearer.authorization.` and the token in base64url, beside `v12.stomp`; `jwt_cookie`: in a cookie.
+        /// `basic`: HTTP Basic on the upgrade, which RabbitMQ checks. `certificate`: in the TLS handshake. What CONNECT
+        /// shows goes before the rest. Sources of tokens count only with `auth.jwt`.
+        sources: Vec<Source> = list(choice(&Source::NAMES), ListMin::One), "password,jwt_header,jwt_passcode,jwt_http";
+        /// Name of the cookie for `jwt_cookie`.
+        cookie: String = name(), "stomp_relay_token";
+        /// Origins of the pages from which that cookie counts, such as `https://app.example.com`, exactly as browsers send
+        /// them: any page can make a browser send a cookie.
+        cookie_origins: Vec<String> = list(name(), ListMin::Zero), "";
+        /// Whether JSON web tokens are accepted, always verified by the relay; then the client works at RabbitMQ with the
+        /// credentials of `service_login` (relay), or RabbitMQ is given the token as the password (broker), for which its
+        /// OAuth 2 plugin must know the same issuer.
+        jwt: Jwt = choice(&[("off", Jwt::Off), ("relay", Jwt::Relay), ("broker", Jwt::Broker)]), "off";
+        /// RabbitMQ user of clients that RabbitMQ does not know itself.
+        service_login: Option<String> = optional(name()), "";
+        /// Its password.
+        service_passcode: Option<Secret> = secret(), "";
+        /// Key set (JWKS), or public keys or certificates (PEM), that tokens are verified with. It is read again when it
+        /// changes.
+        keys_file: Option<PathBuf> = optional(path()), "";
+        /// URL of the key set, `https`, or `http` on this machine. Without it, and without `keys_file` and `hmac_secret`, the
+        /// discovery document of `issuer` says where it is.
+        jwks_url: Option<DocumentUrl> = optional(document_url()), "";
+        /// PEM certificates of the authorities that the key set's server is checked against, instead of the system's.
+        jwks_ca_file: Option<PathBuf> = optional(path()), "";
+        /// Secret of at least 32 bytes that tokens are signed with (HS256, HS384, HS512).
+        hmac_secret: Option<Secret> = secret(), "";
+        /// What a token's `iss` must be, exactly.
+        issuer: Option<String> = optional(name()), "";
+        /// What a token's `aud` must be, or contain: one of these, exactly.
+        audience: Vec<String> = list(name(), ListMin::Zero), "";
+        /// Algorithms that are accepted, each only with keys of its kind.
+        algorithms: Vec<Algorithm> = list(choice(&ALGORITHMS), ListMin::One),
+            "RS256,RS384,RS512,PS256,PS384,PS512,ES256,ES384,EdDSA,HS256,HS384,HS512";
+        /// The first of these claims that a token has is the user's name; `a.b` is `b` in the object `a`.
+        user_claims: Vec<String> = list(name(), ListMin::One), "sub,client_id";
+        /// How far the clocks may differ: a token is good for this long before `nbf` and after `exp`.
+        leeway: Duration = whole_seconds(seconds(0)..=seconds(60)), "5s";
+        /// Largest token.
+        token_bytes_max: usize = size(256..=kib(64)), "8KiB";
+        /// Age at which the key set is fetched again.
+        jwks_refresh: Duration = duration(seconds(1)..=minutes(24 * 60)), "10m";
+        /// Time between two fetches that tokens with unknown keys cause.
+        jwks_refetch_min: Duration = duration(milliseconds(10)..=minutes(24 * 60)), "60s";
+        /// Age up to which keys are used while their server does not answer.
+        jwks_stale_max: Duration = duration(seconds(1)..=minutes(7 * 24 * 60)), "24h";
+        /// Time for one fetch.
+        jwks_timeout: Duration = duration(milliseconds(10)..=minutes(1)), "5s";
         /// Users that only clients on this machine may log in as.
         loopback_users: Vec<String> = list(name(), ListMin::Zero), "guest";
         /// RabbitMQ checks a login and passcode again at least this often while a connection of that login is shared.
         recheck: Duration = duration(seconds(1)..=minutes(24 * 60)), "60s";
+        /// A failed login is answered not before this time.
+        failure_delay: Duration = duration(milliseconds(0)..=seconds(5)), "300ms";
+        /// Failed logins from one IP address (of IPv6: one /64 network) within `failure_window`; then none is looked at until
+        /// it ends.
+        failures_per_address_max: u32 = count(1..=1_000_000), "20";
+        /// Failed logins as one user within `failure_window`; then none is looked at from addresses that have failed.
+        failures_per_user_max: u32 = count(1..=1_000_000), "10";
+        /// Counting of failed logins starts anew after this time.
+        failure_window: Duration = duration(seconds(1)..=minutes(24 * 60)), "60s";
+        /// Addresses whose failed logins are remembered, and as many users.
+        failures_tracked_max: usize = count(1..=10_000_000), "10000";
         /// Failed logins on one connection before it is closed; with `stomp.compatibility = "strict"` the first one closes it.
         attempts_max: usize = count(1..=1000), "3";
     }

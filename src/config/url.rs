@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::IpNet;
 
 use super::kind::{Kind, Shape, string};
+use crate::auth::DocumentUrl;
 use crate::listener::OriginPattern;
 
 /// The path of a listen URL that names none.
@@ -72,6 +73,11 @@ pub(super) fn listen_url() -> Kind<ListenUrl> {
         let text = string(value)?;
         parse_listen(text).map_err(|reason| format!("{} is not a listen URL: {reason}", shown(text)))
     })
+}
+
+/// Where a key set is.
+pub(super) fn document_url() -> Kind<DocumentUrl> {
+    Kind::simple("https URL", Shape::Text, |value| string(value)?.parse())
 }
 
 pub(super) fn broker_uri() -> Kind<BrokerUri> {

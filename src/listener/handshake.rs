@@ -81,9 +81,14 @@ impl Handshake {
             Ok(nonce) if nonce.len() == KEY_BYTES => {}
             _ => return Err(HandshakeError::Key),
         }
-        let subprotocol = tokens(headers, SEC_WEBSOCKET_PROTOCOL).filter_map(Subprotocol::from_name).max();
+        let subprotocol = subprotocols(headers).filter_map(Subprotocol::from_name).max();
         Ok(Handshake { accept: derive_accept_key(key.as_bytes()), subprotocol })
     }
+}
+
+/// All that the client offers.
+pub(super) fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    tokens(headers, SEC_WEBSOCKET_PROTOCOL)
 }
 
 fn has_token(headers: &HeaderMap, name: impl AsHeaderName, wanted: &str) -> bool {

@@ -26,9 +26,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::gate::{Admission, Gate, Route, Upgrade};
-use super::handshake::{Handshake, HandshakeError, Subprotocol, VERSION};
+use super::handshake::{self, Handshake, HandshakeError, Subprotocol, VERSION};
 use super::origin::{self, Target};
 use super::pages::{self, Endpoint, Format};
+use super::presented::Presented;
 use super::source::Source;
 use super::stream::Stream;
 use super::{ListenerConfig, Security, StaticRoot, forwarded, refusals, stopped};
@@ -61,6 +62,7 @@ pub(super) struct Upgraded {
 pub(super) struct Details {
     pub(super) subprotocol: Option<Subprotocol>,
     pub(super) origin: Option<String>,
+    pub(super) presented: Option<Presented>,
     pub(super) source: Source,
     pub(super) user_agent: Option<String>,
 }
@@ -169,6 +171,7 @@ async fn websocket_path<G: Gate>(mut request: Request<Incoming>, visit: &Visit<G
     let details = Details {
         subprotocol: handshake.subprotocol,
         origin: header_text(request.headers(), ORIGIN),
+        presented: config.presented.read(request.headers(), handshake::subprotocols(request.headers())),
         source,
         user_agent: header_text(request.headers(), USER_AGENT),
     };

@@ -15,6 +15,7 @@ mod http;
 mod origin;
 mod outgoing;
 mod pages;
+mod presented;
 mod proxy_protocol;
 mod redirect;
 mod refusals;
@@ -38,6 +39,7 @@ pub use self::forwarded::{ForwardedHeader, HOPS_MAX};
 pub use self::gate::{Admission, Gate, Route, Upgrade};
 pub use self::handshake::Subprotocol;
 pub use self::origin::OriginPattern;
+pub use self::presented::{CookieConfig, Presented, PresentedConfig};
 pub use self::proxy_protocol::HEADER_BYTES_MAX as PROXY_HEADER_BYTES_MAX;
 pub use self::redirect::{RedirectConfig, redirect_connection};
 pub use self::source::{ProxyConfig, Source};
@@ -68,6 +70,8 @@ pub struct ListenerConfig {
     pub proxy: ProxyConfig,
     /// `Strict-Transport-Security` of all answers over TLS (RFC 6797); none without.
     pub strict_transport_security: Option<String>,
+    /// Where an upgrade request may show who the client is.
+    pub presented: PresentedConfig,
     pub websocket: WebSocketConfig,
 }
 
@@ -98,6 +102,7 @@ pub struct Opened {
     /// The subprotocol that was agreed on; None if the client offered none of ours.
     pub subprotocol: Option<Subprotocol>,
     pub origin: Option<String>,
+    pub presented: Option<Presented>,
     pub user_agent: Option<String>,
 }
 
@@ -131,9 +136,9 @@ pub async fn serve_connection<G, F, Fut>(
     else {
         return;
     };
-    let http::Details { subprotocol, origin, source, user_agent } = details;
+    let http::Details { subprotocol, origin, presented, source, user_agent } = details;
     let security = Security::of(&config);
-    let opened = Opened { peer, source, local, security, certificate, subprotocol, origin, user_agent };
+    let opened = Opened { peer, source, local, security, certificate, subprotocol, origin, presented, user_agent };
     let websocket = WebSocket::new(stream, &read_ahead, config.websocket);
     drop((read_ahead, config, stop, gate));
     on_open(websocket, opened).await;

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use crate::admin::{self, View};
 use crate::broker::Broker;
 use crate::clients::Clients;
-use crate::config::{Config, Problems, Scheme};
+use crate::config::{Auth, Config, Jwt, Problems, Scheme};
 use crate::listener::tcp;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -104,7 +104,7 @@ impl Server {
     fn open(config: Config, mut inherited: Inherited) -> Result<Server, ServeError> {
         let broker = Broker::new(config.broker_config()).map_err(runtime)?;
         let metrics = Arc::new(Metrics::default());
-        let serving = Arc::new(Serving::new(&config, &metrics.tls).map_err(runtime)?);
+        let serving = Arc::new(Serving::new(&config, &metrics).map_err(runtime)?);
         let mut listen = |address: SocketAddr, name: &dyn std::fmt::Display| {
             let socket = inherited.take(address).map_or_else(|| tcp::bind(address), tcp::adopt);
             socket.map_err(|error| cannot_bind(address, name, &error))
@@ -184,10 +184,7 @@ impl Server {
     fn announce(&self) {
         let brokers: Vec<String> = self.config.broker.uris.iter().map(ToString::to_string).collect();
         let brokers = brokers.join(" ");
-        let auth = match &self.config.auth.default_login {
-            Some(login) => format!("clients log in with RabbitMQ credentials, without any as '{login}'"),
-            None => "clients log in with RabbitMQ credentials".to_owned(),
-        };
+        let auth = who_comes_in(&self.config.auth);
         let admin = self.admin_address().map_or_else(|| "none".to_owned(), |address| address.to_string());
         for door in &self.doors {
             say(&format!("listening on {}", door.url()));
@@ -210,6 +207,20 @@ const WAYS_TO_A_LOW_PORT: &str = "; ports below 1024 need a privilege that this 
   a capability:            AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit, or setcap cap_net_bind_service=+ep FILE
   the port for everybody:  sysctl -w net.ipv4.ip_unprivileged_port_start=443
   another port, forwarded: listen on 8443, then iptables -t nat -A PREROUTING -p tcp --dport 443 -j REDIRECT --to-ports 8443";
+
+/// For the start-up line.
+fn who_comes_in(auth: &Auth) -> String {
+    let tokens = match auth.jwt {
+        Jwt::Broker => ", or with tokens that RabbitMQ is given",
+        Jwt::Relay => ", or with tokens, and then work as the service account",
+        Jwt::Off => "",
+    };
+    let default = match &auth.default_login {
+        Some(login) => format!(", without any as '{login}'"),
+        None => String::new(),
+    };
+    format!("clients log in with RabbitMQ credentials{tokens}{default}")
+}
 
 fn cannot_bind(address: SocketAddr, name: &dyn std::fmt::Display, error: &std::io::Error) -> ServeError {
     let remedy = match error.kind() {
@@ -235,10 +246,10 @@ fn reload_now(
     serving: &Serving,
     broker: &Broker,
     clients: &Clients,
-    metrics: &Metrics,
+    metrics: &Arc<Metrics>,
 ) -> Result<(), ()> {
     let result = reload().map_err(|problems| problems.to_string()).and_then(|config| {
-        serving.replace(&config, &metrics.tls)?;
+        serving.replace(&config, metrics)?;
         broker.set_nodes(&config.broker_config()).map_err(|error| error.to_string())?;
         clients.set_limits(config.client_limits());
         Ok(())

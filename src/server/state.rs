@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::auth::Authenticator;
 use crate::config::{Config, Scheme};
 use crate::connection::ConnectionConfig;
 use crate::listener::tls::{Acceptor, TlsConfig, TlsError};
 use crate::listener::{ListenerConfig, StaticRoot};
-use crate::metrics::TlsMetrics;
+use crate::metrics::Metrics;
 
 /// One generation of settings.
 #[derive(Debug)]
@@ -26,18 +27,20 @@ pub(super) struct Serving(RwLock<Arc<Settings>>);
 impl Serving {
     /// # Errors
     /// A text for people: a certificate, key or folder that can't be used.
-    pub(super) fn new(config: &Config, metrics: &TlsMetrics) -> Result<Serving, String> {
-        let settings = settings(config, |tls| Acceptor::new(tls, metrics.clone()))?;
+    pub(super) fn new(config: &Config, metrics: &Arc<Metrics>) -> Result<Serving, String> {
+        let auth = Authenticator::new(config.auth_config(), None, metrics)?;
+        let settings = settings(config, auth, |tls| Acceptor::new(tls, metrics.tls.clone()))?;
         Ok(Serving(RwLock::new(Arc::new(settings))))
     }
 
     /// # Errors
     /// As [`Serving::new`], or the addresses are not the ones that are bound; nothing is replaced then.
-    pub(super) fn replace(&self, config: &Config, metrics: &TlsMetrics) -> Result<(), String> {
-        let before = self.current().tls.clone();
-        let settings = Arc::new(settings(config, |tls| match &before {
+    pub(super) fn replace(&self, config: &Config, metrics: &Arc<Metrics>) -> Result<(), String> {
+        let before = self.current();
+        let auth = Authenticator::new(config.auth_config(), Some(&before.connection.auth), metrics)?;
+        let settings = Arc::new(settings(config, auth, |tls| match &before.tls {
             Some(acceptor) => acceptor.successor(tls),
-            None => Acceptor::new(tls, metrics.clone()),
+            None => Acceptor::new(tls, metrics.tls.clone()),
         })?);
         let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if settings.listeners.len() != current.listeners.len() {
@@ -54,6 +57,7 @@ impl Serving {
 
 fn settings(
     config: &Config,
+    auth: Authenticator,
     acceptor: impl FnOnce(TlsConfig) -> Result<Acceptor, TlsError>,
 ) -> Result<Settings, String> {
     let root = match &config.http.root {
@@ -69,7 +73,7 @@ fn settings(
         Arc::new(config.listener_config(&url.path, tls, root.clone()))
     });
     let listeners = listeners.collect();
-    Ok(Settings { connection: Arc::new(config.connection_config()), listeners, tls })
+    Ok(Settings { connection: Arc::new(config.connection_config(Arc::new(auth))), listeners, tls })
 }
 
 fn static_root(folder: &Path) -> Result<StaticRoot, String> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::amqp::ShortText;
 use super::command::Credentials;
+use super::proof::Source;
 use super::rules::{RuleSet, Stance};
 use crate::rate::Rate;
 
@@ -116,6 +117,8 @@ pub struct SessionConfig {
     pub server_header: Option<String>,
     /// What happens to what no rule speaks of.
     pub stance: Stance,
+    /// Where a client may show who it is.
+    pub sources: Vec<Source>,
     pub subscriptions_max: usize,
     /// Topic subscriptions get a durable queue that outlives a lost connection for this long; none: a queue that ends with it.
     pub survive: Option<Duration>,
@@ -155,6 +158,7 @@ impl Default for SessionConfig {
             send_rate: Rate::UNLIMITED,
             server_header: Some(concat!("stomp-relay/", env!("CARGO_PKG_VERSION")).to_owned()),
             stance: Stance::Open,
+            sources: vec![Source::Password],
             subscriptions_max: 256,
             survive: None,
             transaction_bytes_max: 4 << 20,

@@ -1,9 +1,10 @@
 //! What goes into a session and what comes out: two closed enums, so that everything that can happen to a client is listed here.
 
 use super::admission::Limit;
-use super::command::{BrokerCommand, Credentials};
+use super::command::BrokerCommand;
 use super::event::{BrokerEvent, BrokerInfo, LoginFailure};
 use super::identity::Identity;
+use super::proof::{Denial, Evidence, ProofFailure, Token};
 use super::refusal::{Close, CloseCode};
 use crate::stomp::{DecodeError, Frame};
 
@@ -17,13 +18,15 @@ pub enum Input {
     Frame(Frame),
     /// Of a session that is logged in: subscriptions that the new identity may not have end without a frame.
     IdentityChanged(Identity),
-    Login(Result<LoggedIn, LoginFailure>),
+    Login(Result<LoggedIn, Denial>),
     /// The bytes are no STOMP frame; nothing after them can be read.
     Malformed(DecodeError),
     /// The client is let in no further because a limit is reached; at any time.
     NotAdmitted(Limit),
     /// Something came from the client: bytes, a ping or a pong.
     Received,
+    /// The answer to `Output::Refresh`.
+    Refreshed(Result<Identity, ProofFailure>),
     /// The answer to `Output::Resume`.
     Resumed(Result<BrokerInfo, LoginFailure>),
     /// The client is gone, and everything it sent before has been handed over.
@@ -53,10 +56,15 @@ pub enum Output {
     Command(BrokerCommand),
     Frame(Frame),
     Heartbeat,
-    /// Ask the broker; the answer is `Input::Login`.
+    /// Have it checked, and ask the broker; the answer is `Input::Login`.
     Login {
-        credentials: Credentials,
+        evidence: Evidence,
         virtual_host: String,
+    },
+    /// Have a new token of this user checked; the answer is `Input::Refreshed`. At most one is under way.
+    Refresh {
+        token: Token,
+        user: String,
     },
     /// The lease was lost: get another one for the same identity; the later the attempt, the longer before it. The answer is
     /// `Input::Resumed`.

@@ -5,7 +5,9 @@ use std::time::Instant;
 use super::command::Credentials;
 use super::config::{Compatibility, HostHeader};
 use super::event::{BrokerInfo, LoginFailure};
+use super::expiry::token_expired;
 use super::io::{LoggedIn, Output};
+use super::proof::{Denial, Evidence, Proof, ProofFailure, Source, Token};
 use super::queue::FlagEra;
 use super::refusal::{CloseCode, Refusal};
 use super::state::State;
@@ -26,9 +28,9 @@ impl Session {
             return self.refuse(refusal);
         }
         match self.read_connect(&mut frame) {
-            Ok((login, output)) => {
+            Ok((login, evidence)) => {
                 let Login { heartbeats, version, virtual_host } = login;
-                let login = output.login.clone();
+                let login = evidence.claimed_login().to_owned();
                 self.state = State::LoggingIn {
                     deadline,
                     failures,
@@ -37,13 +39,13 @@ impl Session {
                     version,
                     virtual_host: virtual_host.clone(),
                 };
-                self.outputs.push_back(Output::Login { credentials: output, virtual_host });
+                self.outputs.push_back(Output::Login { evidence, virtual_host });
             }
             Err(refusal) => self.fail_login(refusal, deadline, failures),
         }
     }
 
-    fn read_connect(&self, frame: &mut Frame) -> Result<(Login, Credentials), Refusal> {
+    fn read_connect(&self, frame: &mut Frame) -> Result<(Login, Evidence), Refusal> {
         let version = Version::negotiate(frame.header("accept-version")).ok_or_else(|| {
             Refusal::soft(
                 "connect.version",
@@ -61,18 +63,53 @@ impl Session {
         };
         let request = Request::parse(frame.header("heart-beat").unwrap_or("0,0"));
         let heartbeats = request.map_err(|malformed| Refusal::bad_header("heart-beat", malformed))?.negotiate(rule);
-        let credentials = self.credentials(frame)?;
-        if self.config.loopback_users.contains(&credentials.login) && self.locality == Locality::Remote {
+        let evidence = self.evidence(frame)?;
+        let claims_loopback_user = self.config.loopback_users.iter().any(|user| user == evidence.claimed_login());
+        if claims_loopback_user && self.locality == Locality::Remote {
             return Err(bad_connect(
                 "non-loopback access denied",
                 "This user may log in from the relay's machine only.",
             ));
         }
-        Ok((Login { heartbeats, version, virtual_host: self.requested_host(frame) }, credentials))
+        Ok((Login { heartbeats, version, virtual_host: self.requested_host(frame) }, evidence))
+    }
+
+    /// What CONNECT shows, else what was shown before it, else the configured default.
+    fn evidence(&self, frame: &Frame) -> Result<Evidence, Refusal> {
+        if let Some(token) = self.token(frame) {
+            return Ok(token);
+        }
+        let has_login = frame.header("login").is_some() || frame.header("passcode").is_some();
+        let presented = self.presented.as_ref().filter(|presented| self.accepts(presented.source));
+        match presented {
+            Some(presented) if !has_login || !self.accepts(Source::Password) => Ok(presented.clone()),
+            _ if self.accepts(Source::Password) => self.credentials(frame),
+            _ => Err(bad_connect(
+                "No accepted proof of identity",
+                "CONNECT with a token in an Authorization header or as passcode.",
+            )),
+        }
+    }
+
+    /// A token in `Authorization`, else in `passcode`.
+    fn token(&self, frame: &Frame) -> Option<Evidence> {
+        let evidence = |source, text: &str| Evidence { proof: Proof::Token(Token::new(text)), source };
+        if self.accepts(Source::JwtHeader)
+            && let Some(text) = authorization(frame).and_then(bearer)
+        {
+            return Some(evidence(Source::JwtHeader, text));
+        }
+        let passcode =
+            frame.header("passcode").filter(|text| self.accepts(Source::JwtPasscode) && Token::is_like(text));
+        passcode.map(|text| evidence(Source::JwtPasscode, text))
+    }
+
+    fn accepts(&self, source: Source) -> bool {
+        self.config.sources.contains(&source)
     }
 
     /// `login` and `passcode`, each with its configured default; without defaults both are required.
-    fn credentials(&self, frame: &Frame) -> Result<Credentials, Refusal> {
+    fn credentials(&self, frame: &Frame) -> Result<Evidence, Refusal> {
         let default = self.config.default_credentials.as_ref();
         let or_default = |header: &str, default: Option<&String>| {
             frame.header(header).map(str::to_owned).or_else(|| default.cloned())
@@ -80,7 +117,10 @@ impl Session {
         let login = or_default("login", default.map(|credentials| &credentials.login));
         let passcode = or_default("passcode", default.map(|credentials| &credentials.passcode));
         match (login, passcode) {
-            (Some(login), Some(passcode)) => Ok(Credentials { login, passcode }),
+            (Some(login), Some(passcode)) => {
+                let proof = Proof::Password(Credentials { login, passcode });
+                Ok(Evidence { proof, source: Source::Password })
+            }
             _ => Err(bad_connect(
                 "Missing login or passcode header(s)",
                 "CONNECT with login and passcode of a RabbitMQ user.",
@@ -96,7 +136,7 @@ impl Session {
         }
     }
 
-    pub(super) fn handle_login(&mut self, now: Instant, result: Result<LoggedIn, LoginFailure>) {
+    pub(super) fn handle_login(&mut self, now: Instant, result: Result<LoggedIn, Denial>) {
         let state = std::mem::replace(&mut self.state, State::Ended);
         let State::LoggingIn { deadline, failures, heartbeats, login, version, virtual_host } = state else {
             self.state = state;
@@ -114,8 +154,11 @@ impl Session {
                 self.outputs.push_back(Output::LoggedIn);
                 self.send_connected(version, &heartbeats.reply(), &broker);
             }
-            Err(failure) => {
-                let refusal = login_refusal(&failure, &login, &virtual_host);
+            Err(denial) => {
+                let refusal = match denial {
+                    Denial::Broker(failure) => login_refusal(&failure, &login, &virtual_host),
+                    Denial::Proof(failure) => proof_refusal(failure),
+                };
                 self.state = State::AwaitConnect { deadline, failures };
                 self.fail_login(refusal, deadline, failures);
             }
@@ -149,6 +192,45 @@ impl Session {
         frame.headers.push("version", version.as_str());
         self.send_frame(frame);
     }
+}
+
+fn proof_refusal(failure: ProofFailure) -> Refusal {
+    match failure {
+        ProofFailure::Unavailable => Refusal::soft(
+            "auth.unavailable",
+            "Authentication unavailable",
+            "Tokens cannot be verified at the moment\n",
+            "Try again in a few seconds.",
+        )
+        .closing(CloseCode::TryAgainLater),
+        ProofFailure::Expired => token_expired(),
+        ProofFailure::TooMany => Refusal::soft(
+            "auth.too_many_failures",
+            "Too many failed logins",
+            "Too many logins have failed; this one was not checked\n",
+            "Wait a minute. Check what the client sends before it tries again.",
+        )
+        .closing(CloseCode::TryAgainLater),
+        // Why stands in the log: the answer is the same for whatever was tried.
+        ProofFailure::Refused => Refusal::soft(
+            "auth.token_refused",
+            "Token refused",
+            "The token or certificate is not accepted\n",
+            "Get a token from the identity provider and audience that this relay trusts; its log has the reason.",
+        )
+        .closing(CloseCode::PolicyViolation),
+    }
+}
+
+/// The value of `Authorization`, whose name is written in several ways.
+fn authorization(frame: &Frame) -> Option<&str> {
+    frame.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("authorization")).map(|(_, value)| value)
+}
+
+/// The token of a `Bearer` scheme (RFC 6750, 2.1).
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.trim_start().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// What a CONNECT asks for, besides who it is.

@@ -15,6 +15,7 @@ pub mod command;
 pub mod config;
 pub mod destination;
 pub mod event;
+mod expiry;
 mod failover;
 pub mod identity;
 pub mod io;
@@ -23,10 +24,12 @@ mod ledger;
 mod liveness;
 mod login;
 mod message;
+pub mod proof;
 mod properties;
 mod proving;
 mod publish;
 mod queue;
+mod refresh;
 pub mod refusal;
 pub mod rules;
 mod settle;
@@ -50,8 +53,10 @@ use identity::Identity;
 use io::{Input, Output};
 use ledger::{CumulativeScope, Ledger};
 use liveness::{Due, Liveness};
+use proof::Evidence;
 use publish::Publishing;
 use queue::{FlagEra, QueueRules};
+use refresh::Refresh;
 use refusal::{Close, CloseCode, Refusal};
 use state::{Departure, State};
 use subscription::Subscriptions;
@@ -120,9 +125,13 @@ pub struct Session {
     /// From the loss of a lease until everything is as it was.
     outage: Option<Outage>,
     outputs: VecDeque<Output>,
+    /// What the client showed before it spoke STOMP.
+    presented: Option<Evidence>,
     publishable: Publishable,
     publishing: Publishing,
     queue_names: (u64, [u8; 16]),
+    /// A new token that is being checked.
+    refresh: Option<Refresh>,
     state: State,
     stats: Stats,
     subscriptions: Subscriptions,
@@ -155,9 +164,11 @@ impl Session {
             now,
             outage: None,
             outputs: VecDeque::new(),
+            presented: None,
             publishable: Publishable::default(),
             publishing: Publishing::default(),
             queue_names: (0, seed.queue_names),
+            refresh: None,
             state: State::AwaitConnect { deadline: now + config.login_timeout, failures: 0 },
             stats: Stats::default(),
             subscriptions: Subscriptions::default(),
@@ -170,11 +181,17 @@ impl Session {
         }
     }
 
+    /// What the client showed in the TLS handshake or in its HTTP request counts when its CONNECT shows nothing.
+    pub fn with_presented(self, presented: Option<Evidence>) -> Session {
+        Session { presented, ..self }
+    }
+
     pub fn handle_input(&mut self, now: Instant, input: Input) {
         self.now = now;
         self.throttle.release(now);
         match input {
             _ if matches!(self.state, State::Ended) => return,
+            _ if self.is_expired() => return self.expire(),
             Input::Broker(event) => self.handle_broker(event),
             Input::Drain => self.handle_drain(),
             Input::Flushed => self.settle_flushed(),
@@ -185,6 +202,7 @@ impl Session {
             Input::Login(result) => self.handle_login(now, result),
             Input::NotAdmitted(limit) => self.refuse(limit.refusal()),
             Input::Malformed(error) => self.handle_malformed(&error),
+            Input::Refreshed(result) => self.handle_refreshed(result),
             Input::Received => self.liveness.received(now),
             Input::Resumed(result) => self.handle_resumed(result),
             Input::Timeout => self.handle_timeout(),
@@ -210,13 +228,20 @@ impl Session {
                 Some((*deadline).min(self.liveness.deadline()))
             }
             State::Ended => None,
-            State::Leaving { deadline, .. } => Some((*deadline).min(self.liveness.deadline())),
+            State::Leaving { deadline, .. } => {
+                let deadline = self.identity.expires_at.map_or(*deadline, |expiry| expiry.min(*deadline));
+                Some(deadline.min(self.liveness.deadline()))
+            }
             State::Open { .. } | State::Suspended { .. } => {
                 let give_up_at = self.outage.map(|outage| outage.give_up_at);
-                let others = [give_up_at, self.blocked_deadline(), self.retry_deadline(), self.throttle.until()]
-                    .into_iter()
-                    .flatten();
-                Some(others.fold(self.liveness.deadline(), Instant::min))
+                let others = [
+                    give_up_at,
+                    self.blocked_deadline(),
+                    self.retry_deadline(),
+                    self.throttle.until(),
+                    self.identity.expires_at,
+                ];
+                Some(others.into_iter().flatten().fold(self.liveness.deadline(), Instant::min))
             }
         }
     }
@@ -225,7 +250,10 @@ impl Session {
     pub fn wants_frames(&self) -> bool {
         match self.state {
             State::AwaitConnect { .. } | State::Open { .. } => {
-                self.actions.is_empty() && self.departure.is_none() && self.throttle.until().is_none()
+                self.actions.is_empty()
+                    && self.departure.is_none()
+                    && self.refresh.is_none()
+                    && self.throttle.until().is_none()
             }
             State::Ended | State::Leaving { .. } | State::LoggingIn { .. } | State::Suspended { .. } => false,
         }
@@ -327,6 +355,9 @@ impl Session {
 
     fn handle_send(&mut self, frame: Frame) -> Result<(), Refusal> {
         self.count_send();
+        if self.is_refresh(&frame) {
+            return self.handle_refresh(frame);
+        }
         let transaction = frame.header("transaction").map(str::to_owned);
         if let Some(name) = &transaction {
             self.require_transaction(name)?;

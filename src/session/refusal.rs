@@ -23,6 +23,7 @@ pub enum CloseCode {
     InternalError = 1011,
     ServiceRestart = 1012,
     TryAgainLater = 1013,
+    TokenExpired = 4001,
     SlowConsumer = 4004,
     HeartbeatMissed = 4005,
 }
@@ -46,6 +47,8 @@ impl Close {
 pub enum Severity {
     /// The session ends in both modes.
     Fatal,
+    /// The session goes on in both modes: what was refused leaves it as it was.
+    Harmless,
     /// The session ends in strict mode and goes on in compatibility mode.
     Soft,
 }
@@ -122,7 +125,11 @@ impl Refusal {
     }
 
     pub fn ends_session(&self, compatibility: Compatibility) -> bool {
-        self.severity == Severity::Fatal || compatibility == Compatibility::Strict
+        match self.severity {
+            Severity::Fatal => true,
+            Severity::Harmless => false,
+            Severity::Soft => compatibility == Compatibility::Strict,
+        }
     }
 
     /// The ERROR frame. `message` is the first header: test suites of the plugin compare its place.

@@ -634,3 +634,64 @@ fn the_reference_page_is_what_the_declarations_say() {
         assert!(page.contains(part), "{part}");
     }
 }
+
+#[test]
+fn the_keys_about_tokens_fit_each_other() {
+    let relay = "[auth]\njwt = \"relay\"\nservice_login = \"s\"\nservice_passcode = \"p\"\naudience = [\"a\"]\n";
+    let at = |line: usize, text: &str| (format!("relay.toml:{line}:"), text.to_owned());
+    for (lines, expected) in [
+        (
+            "",
+            at(
+                2,
+                "auth.jwt needs keys: set auth.keys_file, auth.jwks_url, auth.hmac_secret, or auth.issuer for discovery",
+            ),
+        ),
+        ("issuer = \"acme\"", at(6, "auth.issuer: is not a URL; without it there is no discovery, set auth.jwks_url")),
+        (
+            "jwks_url = \"http://id.example.com/keys\"",
+            at(6, "auth.jwks_url: is not encrypted; http is for this machine only, use https"),
+        ),
+        (
+            "jwks_url = \"https://id.example.com/keys\"\nhmac_secret = \"01234567890123456789012345678901\"",
+            at(6, "auth.keys_file, auth.jwks_url and auth.hmac_secret: set one"),
+        ),
+        ("hmac_secret = \"short\"", at(6, "auth.hmac_secret: is shorter than 32 bytes")),
+        (
+            "keys_file = \"DIR/none\"",
+            at(6, "auth.keys_file: DIR/none: cannot read: No such file or directory (os error 2)"),
+        ),
+        (
+            "issuer = \"https://id.example.com\"\nsources = [\"jwt_cookie\"]",
+            at(7, "auth.sources: jwt_cookie needs auth.cookie_origins"),
+        ),
+        (
+            "issuer = \"https://id.example.com\"\nsources = [\"jwt_cookie\"]\ncookie_origins = [\"*\"]",
+            at(8, "auth.cookie_origins: \"*\" is no origin; write https://app.example.com, without a path"),
+        ),
+    ] {
+        let scratch = Scratch::new();
+        let report = load_text(&scratch, &format!("{relay}{lines}\n"), &[]).expect_err(lines);
+        let (first, (place, text)) = (report.lines().next().unwrap_or_default(), expected);
+        assert!(first.starts_with(&place) && first.ends_with(&format!(" error: {text}")), "{first} for {lines}");
+    }
+    for (text, expected) in [
+        (
+            "[auth]\njwt = \"relay\"\naudience = [\"a\"]\nissuer = \"https://i\"\n",
+            "auth.jwt = \"relay\" needs auth.service_login and auth.service_passcode",
+        ),
+        (
+            "[auth]\njwt = \"broker\"\nissuer = \"https://i\"\n",
+            "auth.jwt needs auth.audience: else tokens for any service are accepted",
+        ),
+    ] {
+        let scratch = Scratch::new();
+        let report = load_text(&scratch, text, &[]).expect_err(text);
+        assert!(report.lines().next().unwrap_or_default().ends_with(expected), "{report} for {text}");
+    }
+    let scratch = Scratch::new();
+    let text = "[auth]\nsources = [\"certificate\"]\n";
+    let report = load_text(&scratch, text, &[]).expect_err(text);
+    assert!(report.contains("certificate needs auth.service_login"), "{report}");
+    load_text(&scratch, &format!("{relay}issuer = \"https://id.example.com\"\n"), &[]).unwrap();
+}

@@ -30,9 +30,14 @@ const IMPURE: [&[&str]; 10] = [
 ];
 
 /// Room, what it must not import although the drawing would allow it, and the exceptions.
-const FORBIDDEN: [(&str, &[&str], &[&str]); 2] = [
-    ("broker", &["session", "stomp"], &["session::amqp", "session::command", "session::event"]),
-    ("listener", &["broker", "session", "stomp", "clients", "dev_cert"], &[]),
+const FORBIDDEN: [(&str, &[&str], &[&str]); 3] = [
+    (
+        "auth",
+        &["session", "stomp", "clients", "dev_cert"],
+        &["session::command", "session::event", "session::identity", "session::proof"],
+    ),
+    ("broker", &["auth", "session", "stomp"], &["session::amqp", "session::command", "session::event"]),
+    ("listener", &["auth", "broker", "session", "stomp", "clients", "dev_cert"], &[]),
 ];
 
 /// lapin and the libraries that only serve it.

@@ -29,6 +29,7 @@ use stomp_relay::session::config::{Compatibility, Replay, SessionConfig};
 use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Concern, Delivery, Failure, LoginFailure, Message};
 use stomp_relay::session::identity::Identity;
 use stomp_relay::session::io::{Input, LoggedIn, Output};
+use stomp_relay::session::proof::{CertificateName, Evidence, Proof, ProofFailure, Source, Token};
 use stomp_relay::session::rules::{Audience, Effect, Grants, Pattern, Rule, RuleSet, Stance};
 use stomp_relay::session::{Locality, Session, SessionSeed};
 use stomp_relay::stomp::{Decoder, Escapes, Frame, Item, Limits};
@@ -59,17 +60,20 @@ fn replay(transcript: &str) -> String {
     let mut output = String::new();
     let mut config = SessionConfig::default();
     let mut peer: IpAddr = "127.0.0.1".parse().unwrap();
+    let mut presented = None;
     let mut player: Option<Player> = None;
     for line in transcript.lines() {
         if line.starts_with("C<") || line.starts_with("B<") {
             continue;
         }
         let _ = writeln!(output, "{line}");
-        if let Some(setting) = line.strip_prefix("set ") {
+        if let Some(shown) = line.strip_prefix("set presented ") {
+            presented = Some(evidence(shown));
+        } else if let Some(setting) = line.strip_prefix("set ") {
             assert!(player.is_none(), "settings come first: {line}");
             set(&mut config, &mut peer, setting);
         } else if line.get(1..2) == Some(">") {
-            let player = player.get_or_insert_with(|| Player::new(config.clone(), peer));
+            let player = player.get_or_insert_with(|| Player::new(config.clone(), peer, presented.take()));
             player.line(line);
             output.push_str(&player.drain());
         }
@@ -108,6 +112,10 @@ fn set(config: &mut SessionConfig, peer: &mut IpAddr, setting: &str) {
             config.send_rate = Rate { per_second: per_second.parse().unwrap(), burst: burst.parse().unwrap() };
         }
         "survive" => config.survive = Some(Duration::from_secs(value.parse().unwrap())),
+        "sources" => {
+            let named = |name: &str| Source::NAMES.iter().find(|(known, _)| *known == name).expect("a source").1;
+            config.sources = value.split(' ').map(named).collect();
+        }
         "subscriptions_max" => config.subscriptions_max = value.parse().unwrap(),
         "transaction_bytes_max" => config.transaction_bytes_max = value.parse().unwrap(),
         "transaction_frames_max" => config.transaction_frames_max = value.parse().unwrap(),
@@ -154,24 +162,37 @@ fn rule(text: &str) -> Rule {
     rule
 }
 
+/// `basic LOGIN PASSCODE`, `certificate NAME` or the name of a token's source and the token.
+fn evidence(text: &str) -> Evidence {
+    let words: Vec<&str> = text.split(' ').collect();
+    let source = Source::NAMES.iter().find(|(known, _)| *known == words[0]).expect("a source").1;
+    let proof = match source {
+        Source::Basic => Proof::Password(Credentials { login: words[1].into(), passcode: words[2].into() }),
+        Source::Certificate => Proof::Certificate(CertificateName(words[1].into())),
+        _ => Proof::Token(Token::new(words[1])),
+    };
+    Evidence { proof, source }
+}
+
 struct Player {
     now: Instant,
     session: Session,
 }
 
 impl Player {
-    fn new(config: SessionConfig, peer: IpAddr) -> Player {
+    fn new(config: SessionConfig, peer: IpAddr, presented: Option<Evidence>) -> Player {
         let now = Instant::now();
         let seed = SessionSeed { id: "session-s".to_owned(), queue_names: [7; 16] };
         let locality = if peer.is_loopback() { Locality::Local } else { Locality::Remote };
-        Player { now, session: Session::new(Arc::new(config), seed, locality, now) }
+        let session = Session::new(Arc::new(config), seed, locality, now).with_presented(presented);
+        Player { now, session }
     }
 
     fn line(&mut self, line: &str) {
         let (kind, rest) = line.split_at(2);
         let rest = rest.trim_start();
         match kind {
-            "B>" => self.input(broker_input(rest)),
+            "B>" => self.input(broker_input(rest, self.now)),
             "C>" if rest == "pong" => self.input(Input::Received),
             "C>" => {
                 assert!(self.session.wants_frames() || self.session.has_ended(), "session does not read now: {line}");
@@ -240,7 +261,13 @@ fn frame_bytes(text: &str) -> Vec<u8> {
     bytes
 }
 
-fn broker_input(text: &str) -> Input {
+/// Of guest, to the end of this many seconds if there are any.
+fn identity(seconds: Option<&&str>, now: Instant) -> Identity {
+    let expires_at = seconds.map(|seconds| now + Duration::from_secs(seconds.parse().unwrap()));
+    Identity { expires_at, ..Identity::of_login("guest") }
+}
+
+fn broker_input(text: &str, now: Instant) -> Input {
     let words: Vec<&str> = text.split(' ').collect();
     let number = |index: usize| words[index].parse::<u64>().unwrap();
     let rest = |index: usize| words[index..].join(" ");
@@ -249,11 +276,15 @@ fn broker_input(text: &str) -> Input {
             return Input::Login(match words[1] {
                 "ok" => Ok(LoggedIn {
                     broker: BrokerInfo { version: words[2].to_owned() },
-                    identity: Identity::of_login("guest"),
+                    identity: identity(words.get(3), now),
                 }),
-                "refused" => Err(LoginFailure::AccessRefused),
-                "vhost" => Err(LoginFailure::VirtualHost { reply_text: rest(2) }),
-                _ => Err(LoginFailure::Unavailable { reason: rest(2) }),
+                "expired" => Err(ProofFailure::Expired.into()),
+                "keyless" => Err(ProofFailure::Unavailable.into()),
+                "refused" => Err(LoginFailure::AccessRefused.into()),
+                "limited" => Err(ProofFailure::TooMany.into()),
+                "untrusted" => Err(ProofFailure::Refused.into()),
+                "vhost" => Err(LoginFailure::VirtualHost { reply_text: rest(2) }.into()),
+                _ => Err(LoginFailure::Unavailable { reason: rest(2) }.into()),
             });
         }
         "identity" => {
@@ -273,6 +304,14 @@ fn broker_input(text: &str) -> Input {
             failure: Failure::Poisoned { queues: vec![short(words[1])] },
             concerns: Concern::Session,
         },
+        "refreshed" => {
+            return Input::Refreshed(match words[1] {
+                "ok" => Ok(identity(words.get(2), now)),
+                "keyless" => Err(ProofFailure::Unavailable),
+                "expired" => Err(ProofFailure::Expired),
+                _ => Err(ProofFailure::Refused),
+            });
+        }
         "resumed" => {
             return Input::Resumed(match words[1] {
                 "ok" => Ok(BrokerInfo { version: words[2].to_owned() }),
@@ -353,8 +392,20 @@ fn show(output: Output) -> String {
         Output::Frame(frame) => format!("C< {}", show_frame(&frame)),
         Output::Heartbeat => "C< heart-beat".to_owned(),
         Output::LoggedIn => "C< limits raised".to_owned(),
-        Output::Login { credentials, virtual_host } => format!("B< login {} {virtual_host}", credentials.login),
+        Output::Login { evidence, virtual_host } => match (&evidence.proof, evidence.source) {
+            (Proof::Password(credentials), Source::Password) => {
+                format!("B< login {} {virtual_host}", credentials.login)
+            }
+            (Proof::Password(credentials), source) => {
+                format!("B< login {} by {} {virtual_host}", credentials.login, source.name())
+            }
+            (Proof::Token(token), source) => {
+                format!("B< login token {} by {} {virtual_host}", token.expose(), source.name())
+            }
+            (Proof::Certificate(name), _) => format!("B< login certificate {} {virtual_host}", name.0),
+        },
         Output::Ping => "C< ping".to_owned(),
+        Output::Refresh { token, user } => format!("B< refresh {user} {}", token.expose()),
         Output::Resume { attempt } => format!("B< resume, attempt {attempt}"),
     }
 }

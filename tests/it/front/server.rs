@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use stomp_relay::listener::{
-    Admission, Event, Gate, Incoming, ListenerConfig, Opcode, Opened, ProxyConfig, Read, Route, Source, Upgrade,
-    WebSocket, WebSocketConfig, Write, serve_connection, tcp,
+    Admission, Event, Gate, Incoming, ListenerConfig, Opcode, Opened, PresentedConfig, ProxyConfig, Read, Route,
+    Source, Upgrade, WebSocket, WebSocketConfig, Write, serve_connection, tcp,
 };
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -32,6 +32,7 @@ pub fn config() -> ListenerConfig {
         origins: vec!["*".parse().unwrap()],
         proxy: ProxyConfig::default(),
         strict_transport_security: None,
+        presented: PresentedConfig::default(),
         websocket: WebSocketConfig { message_bytes_max: MESSAGE_MAX, opcode: Opcode::TextWhenUtf8 },
     }
 }

@@ -502,7 +502,7 @@ impl Stage {
                 identity: Identity::of_login("guest"),
             }),
         };
-        self.input(Input::Login(answer));
+        self.input(Input::Login(answer.map_err(Into::into)));
     }
 
     /// What was under way is void. The session lives on, and asks for another lease.
@@ -717,6 +717,7 @@ impl Stage {
                 self.broker.login = true;
             }
             Output::LoggedIn => assert!(!self.client.connected, "logged in twice"),
+            Output::Refresh { .. } => panic!("these sessions accept no token"),
             Output::Heartbeat | Output::Ping => {}
         }
     }

@@ -42,11 +42,16 @@ impl Rabbit {
 
     /// The same with further lines for its `rabbitmq.conf`.
     pub fn start_with(configuration: &str) -> Rabbit {
-        Rabbit::make(configuration, None)
+        Rabbit::make(configuration, "", None)
+    }
+
+    /// The same with further plugins of RabbitMQ, with commas between.
+    pub fn start_with_plugins(configuration: &str, plugins: &str) -> Rabbit {
+        Rabbit::make(configuration, plugins, None)
     }
 
     /// `peer` is a node whose cluster the new one joins.
-    fn make(configuration: &str, peer: Option<&Rabbit>) -> Rabbit {
+    fn make(configuration: &str, plugins: &str, peer: Option<&Rabbit>) -> Rabbit {
         let scratch = Scratch::new();
         let configuration = scratch.write("rabbitmq.conf", configuration);
         let script = script();
@@ -61,6 +66,7 @@ impl Rabbit {
             .arg(script)
             .arg(wait)
             .env("RELAY_TEST_BROKER_CONF", configuration)
+            .env("RELAY_TEST_BROKER_PLUGINS", plugins)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -179,7 +185,7 @@ impl Cluster {
     pub fn start(size: usize) -> Cluster {
         let mut nodes = vec![Rabbit::start()];
         while nodes.len() < size {
-            nodes.push(Rabbit::make("", nodes.first()));
+            nodes.push(Rabbit::make("", "", nodes.first()));
         }
         Cluster { nodes }
     }

@@ -86,7 +86,7 @@ pub fn metric(admin: &str, name: &str) -> f64 {
 }
 
 /// What the admin listener answers, head and body.
-fn page(admin: &str, path: &str) -> String {
+pub fn page(admin: &str, path: &str) -> String {
     let mut socket = TcpStream::connect(admin).expect("the admin listener is there");
     socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout can be set");
     write!(socket, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("written");

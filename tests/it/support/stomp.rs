@@ -56,7 +56,13 @@ impl Client {
     /// The same with these sub-protocols.
     pub async fn open_offering(url: &str, protocols: &str) -> Client {
         let stream = TcpStream::connect(address(url)).await.expect("the relay listens");
-        Client::upgrade(url, Box::new(stream), protocols).await
+        Client::upgrade(url, Box::new(stream), protocols, &[]).await
+    }
+
+    /// Opens a WebSocket in the clear with further headers in its request.
+    pub async fn open_with(url: &str, headers: &[(&'static str, &str)]) -> Client {
+        let stream = TcpStream::connect(address(url)).await.expect("the relay listens");
+        Client::upgrade(url, Box::new(stream), PROTOCOLS, headers).await
     }
 
     /// Opens a WebSocket over TLS, trusting the authority in the PEM file `ca`.
@@ -67,7 +73,7 @@ impl Client {
     /// The same with these sub-protocols.
     pub async fn open_tls_offering(url: &str, ca: &Path, protocols: &str) -> Client {
         let stream = TcpStream::connect(address(url)).await.expect("the relay listens");
-        Client::upgrade(url, Box::new(Client::handshake(stream, ca).await), protocols).await
+        Client::upgrade(url, Box::new(Client::handshake(stream, ca).await), protocols, &[]).await
     }
 
     /// TLS for `localhost` on a connection that is there already.
@@ -93,7 +99,7 @@ impl Client {
         url: &str,
         stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     ) -> Client {
-        Client::upgrade(url, Box::new(stream), PROTOCOLS).await
+        Client::upgrade(url, Box::new(stream), PROTOCOLS, &[]).await
     }
 
     /// The same as a browser does for a page of this origin.
@@ -104,13 +110,21 @@ impl Client {
     ) -> Client {
         let mut request = url.into_client_request().expect("a URL");
         request.headers_mut().insert("Origin", origin.parse().expect("a header value"));
-        Client::upgrade(request, Box::new(stream), PROTOCOLS).await
+        Client::upgrade(request, Box::new(stream), PROTOCOLS, &[]).await
     }
 
-    async fn upgrade(request: impl IntoClientRequest, stream: Box<dyn Socket>, protocols: &str) -> Client {
+    async fn upgrade(
+        request: impl IntoClientRequest,
+        stream: Box<dyn Socket>,
+        protocols: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Client {
         let mut request = request.into_client_request().expect("a URL");
         let protocols = protocols.parse().expect("a header value");
         request.headers_mut().insert("Sec-WebSocket-Protocol", protocols);
+        for (name, value) in headers {
+            request.headers_mut().append(*name, value.parse().expect("a header value"));
+        }
         // Tests of large messages need more than the 16 MiB that are the default.
         let sizes = WebSocketConfig::default().max_frame_size(None).max_message_size(None);
         let upgrade = client_async_with_config(request, stream, Some(sizes));
