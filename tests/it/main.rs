@@ -17,6 +17,7 @@ mod front;
 mod isolation;
 mod layers;
 mod leaks;
+mod load;
 mod plugin;
 mod plugin_acks;
 mod plugin_consumers;
