@@ -1,7 +1,8 @@
 //! The load generator: clients of a STOMP-over-WebSocket server, or of RabbitMQ itself over AMQP, that send as fast as they are
-//! told to and count what comes back.
+//! told to and count what comes back. `scripts/bench` compares servers with it.
 //!
 //!   cargo run --release --example load -- run pipe --url wss://localhost:8443/ws --ca certs/ca.pem
+//!   cargo run --release --example load -- compare target/bench/runs.jsonl
 //!
 //! Exit codes: 0, 1 something was lost, repeated, out of order or cut off, 2 wrong usage, 3 the server could not be used.
 
@@ -9,6 +10,8 @@
 #![allow(unreachable_pub)]
 
 mod amqp;
+mod chart;
+mod compare;
 mod connecting;
 mod fanout;
 mod idle;
@@ -22,6 +25,7 @@ mod report;
 mod run;
 mod stamp;
 mod stomp;
+mod table;
 mod traffic;
 
 use std::io::Write;
@@ -62,6 +66,16 @@ async fn main() -> ExitCode {
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::from(exit_code(&outcome))
         }
+        Verb::Compare(options) => match compare::run(&options) {
+            Ok(text) => {
+                let _ = std::io::stdout().write_all(text.as_bytes());
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                let _ = writeln!(std::io::stderr(), "load: {error}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 

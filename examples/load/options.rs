@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::compare::CompareOptions;
 use super::stamp::STAMP_BYTES;
 
 /// Measures a STOMP-over-WebSocket server, or RabbitMQ over AMQP.
@@ -21,11 +22,14 @@ pub struct Cli {
 #[derive(Subcommand)]
 pub enum Verb {
     /// Play one scenario.
+    #[command(args_override_self = true)]
     Run {
         scenario: Scenario,
         #[command(flatten)]
         settings: Settings,
     },
+    /// Medians, spread and ratios of many runs.
+    Compare(CompareOptions),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

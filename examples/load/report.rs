@@ -87,11 +87,16 @@ impl Report {
 
     /// Resident memory that came with each of so many sessions, by process.
     pub fn set_memory(&mut self, empty: &Sample, full: &Sample, sessions: usize) {
-        let before = empty.rss();
+        let (before, mut servers_kb) = (empty.rss(), 0.0);
         for (name, rss) in full.rss() {
             let gained = rss as f64 - before.get(&name).copied().unwrap_or(0) as f64;
-            self.set(&format!("{name}_session_kb"), gained / 1024.0 / sessions as f64);
+            let kb = gained / 1024.0 / sessions as f64;
+            self.set(&format!("{name}_session_kb"), kb);
+            if name != CLIENT {
+                servers_kb += kb;
+            }
         }
+        self.set("servers_session_kb", servers_kb);
     }
 
     pub fn json(&self) -> String {

@@ -15,8 +15,11 @@ use super::support::relay::Relay;
 /// Runs the generator with these words and the arguments that its other options need.
 async fn load(words: &str, more: &[String]) -> Result<Report, Unusable> {
     let arguments = ["load", "run"].into_iter().chain(words.split(' ')).chain(more.iter().map(String::as_str));
-    let Verb::Run { scenario, settings } = Cli::try_parse_from(arguments).expect("the words are right").verb;
-    scenario_run(scenario, &settings).await
+    let verb = Cli::try_parse_from(arguments).expect("the words are right").verb;
+    match verb {
+        Verb::Run { scenario, settings } => scenario_run(scenario, &settings).await,
+        Verb::Compare(_) => unreachable!("`run` was asked for"),
+    }
 }
 
 /// Through a peer with this fault: 3 publishers, 3 queues, 20 messages each.
