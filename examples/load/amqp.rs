@@ -31,6 +31,8 @@ pub struct Publisher {
     exchange: ShortString,
     pending: FuturesUnordered<Pending>,
     properties: BasicProperties,
+    /// Done and not reported yet.
+    ready: u64,
     routing_key: ShortString,
 }
 
@@ -92,6 +94,7 @@ impl Publisher {
             exchange: exchange.into(),
             pending: FuturesUnordered::new(),
             properties: BasicProperties::default(),
+            ready: 0,
             routing_key: routing_key.into(),
         })
     }
@@ -99,6 +102,7 @@ impl Publisher {
     pub async fn feed(&mut self, body: &[u8]) -> Result<(), CutOff> {
         while self.pending.len() >= PENDING_MAX {
             self.pending.next().await.unwrap_or(Ok(()))?;
+            self.ready += 1;
         }
         let (channel, body) = (self.channel.clone(), body.to_vec());
         let (exchange, key, properties) = (self.exchange.clone(), self.routing_key.clone(), self.properties.clone());
@@ -117,7 +121,10 @@ impl Publisher {
         });
         // The first poll hands the frames to the connection, in the order of the calls.
         match (&mut publish).now_or_never() {
-            Some(result) => result,
+            Some(result) => {
+                self.ready += 1;
+                result
+            }
             None => {
                 self.pending.push(publish);
                 Ok(())
@@ -125,33 +132,30 @@ impl Publisher {
         }
     }
 
-    /// Confirmations that are there; with `wait`, at least one unless none is outstanding.
+    /// Confirmations that are there; with `wait`, at least one.
     pub async fn confirmed(&mut self, wait: bool) -> Result<u64, CutOff> {
-        let mut count = 0;
-        if wait {
+        if wait && self.ready == 0 {
             match self.pending.next().await {
                 None => return std::future::pending().await,
                 Some(result) => result?,
             }
-            count += 1;
+            self.ready += 1;
         }
         while let Some(Some(result)) = self.pending.next().now_or_never() {
             result?;
-            count += 1;
+            self.ready += 1;
         }
+        let count = std::mem::take(&mut self.ready);
         Ok(if self.confirms { count } else { 0 })
     }
 
     /// Waits until the broker has taken all that was published.
-    pub async fn leave(mut self) -> Result<u64, CutOff> {
-        let mut count = 0;
+    pub async fn leave(mut self) -> Result<(), CutOff> {
         while let Some(result) = self.pending.next().await {
             result?;
-            count += 1;
         }
         // A synchronous method is answered after all that was written before it.
-        self.channel.basic_qos(1, BasicQosOptions::default()).await.map_err(cut_off)?;
-        Ok(if self.confirms { count } else { 0 })
+        self.channel.basic_qos(1, BasicQosOptions::default()).await.map_err(cut_off)
     }
 }
 

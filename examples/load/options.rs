@@ -78,7 +78,7 @@ pub enum Topics {
     Shared,
 }
 
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone)]
 pub struct Settings {
     /// ws://, wss:// or amqp://.
     #[arg(long)]

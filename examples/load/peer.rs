@@ -163,7 +163,7 @@ impl Publisher {
     /// Waits until the server has taken all that was sent.
     pub async fn leave(self) -> Result<(), CutOff> {
         match self {
-            Publisher::Amqp(publisher) => publisher.leave().await.map(drop),
+            Publisher::Amqp(publisher) => publisher.leave().await,
             Publisher::Stomp { session, .. } => session.leave().await,
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use stomp_relay::session::refusal::Refusal;
 
-const PAGES: [&str; 12] = [
+const PAGES: [&str; 13] = [
     "CHANGELOG.md",
     "README.md",
     "certs/README.md",
@@ -19,6 +19,7 @@ const PAGES: [&str; 12] = [
     "docs/lapin.md",
     "docs/mapping.md",
     "docs/metrics.md",
+    "docs/performance.md",
 ];
 
 fn path(name: &str) -> PathBuf {
