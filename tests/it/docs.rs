@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use stomp_relay::session::refusal::Refusal;
 
-const PAGES: [&str; 16] = [
+const PAGES: [&str; 17] = [
     "CHANGELOG.md",
     "README.md",
     "certs/README.md",
@@ -23,6 +23,7 @@ const PAGES: [&str; 16] = [
     "docs/rules.md",
     "docs/tls.md",
     "packaging/systemd/README.md",
+    "docs/performance.md",
 ];
 
 fn path(name: &str) -> PathBuf {

@@ -19,6 +19,7 @@ mod front;
 mod isolation;
 mod layers;
 mod leaks;
+mod load;
 mod packaging;
 mod plugin;
 mod plugin_acks;
