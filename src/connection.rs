@@ -6,6 +6,8 @@
 //! Back-pressure needs no code of its own: when the session wants no frames, the socket is read up to a small bound and then
 //! left alone; when the socket does not take what is queued, deliveries stay at the broker.
 
+mod stall;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use self::stall::Stall;
 use crate::auth::Authenticator;
 use crate::broker::{Broker, Channel, ClientLabel};
 use crate::clients::Place;
@@ -552,35 +555,6 @@ impl Connection<'_> {
             }
             None => farewell.await,
         }
-    }
-}
-
-/// Notices a client that does not read: bytes wait, and none has been taken for a while.
-struct Stall {
-    since: Option<Instant>,
-    written: u64,
-}
-
-impl Stall {
-    fn new() -> Stall {
-        Stall { since: None, written: 0 }
-    }
-
-    fn observe(&mut self, now: Instant, queued: usize, written: u64) {
-        if queued == 0 {
-            self.since = None;
-        } else if self.since.is_none() || written != self.written {
-            self.since = Some(now);
-        }
-        self.written = written;
-    }
-
-    fn deadline(&self, timeout: Duration) -> Option<Instant> {
-        Some(self.since? + timeout)
-    }
-
-    fn is_over(&self, now: Instant, timeout: Duration) -> bool {
-        self.deadline(timeout).is_some_and(|deadline| now >= deadline)
     }
 }
 

@@ -34,6 +34,7 @@ pub mod refusal;
 pub mod rules;
 mod settle;
 mod state;
+mod stats;
 mod subscription;
 mod throttle;
 mod transaction;
@@ -59,6 +60,7 @@ use queue::{FlagEra, QueueRules};
 use refresh::Refresh;
 use refusal::{Close, CloseCode, Refusal};
 use state::{Departure, State};
+pub use stats::Stats;
 use subscription::Subscriptions;
 use throttle::Throttle;
 use transaction::{Action, CommitStep, Transactions};
@@ -80,30 +82,6 @@ pub enum Locality {
     /// On the relay's own machine, without a proxy between.
     Local,
     Remote,
-}
-
-/// Totals of a session, for its closing log line and the metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    pub frames_received: u64,
-    pub frames_sent: u64,
-    /// ACKs and NACKs of deliveries that were lost with their lease.
-    pub late_acks: u64,
-    pub messages_confirmed: u64,
-    pub messages_delivered: u64,
-    /// Of shared subscriptions, by `drop_oldest`.
-    pub messages_dropped: u64,
-    pub messages_published: u64,
-    pub messages_rejected: u64,
-    /// Published again after the lease was lost.
-    pub messages_repeated: u64,
-    /// By rules of the relay, as the two below.
-    pub sends_denied: u64,
-    pub subscribes_denied: u64,
-    pub suspensions: u64,
-    pub unsubscribes_denied: u64,
-    /// Times the client was not read because it sent too fast.
-    pub throttles: u64,
 }
 
 #[derive(Debug)]
