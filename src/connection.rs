@@ -6,6 +6,7 @@
 //! Back-pressure needs no code of its own: when the session wants no frames, the socket is read up to a small bound and then
 //! left alone; when the socket does not take what is queued, deliveries stay at the broker.
 
+mod gauges;
 mod stall;
 
 use std::future::Future;
@@ -21,7 +22,9 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use self::gauges::{Gauged, Gauges, Presence};
 use self::stall::Stall;
+use crate::audit::{self, Subject};
 use crate::auth::Authenticator;
 use crate::broker::{Broker, Channel, ClientLabel};
 use crate::clients::Place;
@@ -96,12 +99,15 @@ struct Connection<'a> {
     asked: Instant,
     buffer: BytesMut,
     config: &'a ConnectionConfig,
+    /// Who it says it is, in the login that is being checked.
+    claimed: String,
+    /// Its address and the proxies between, for the audit log.
+    client: String,
     /// Of the client's certificate.
     common_name: Option<String>,
     /// What of the session's totals is in the metrics already.
     counted: Stats,
-    /// What of it is in the metrics' gauges.
-    gauged: Gauged,
+    gauges: Gauges<'a>,
     logins: Logins,
     decoder: Decoder,
     lease: Option<Channel>,
@@ -114,7 +120,6 @@ struct Connection<'a> {
     place: &'a Place,
     /// When the ping was queued that has no answer yet.
     pinged: Option<Instant>,
-    presence: Presence,
     refresh: Option<Refresh>,
     session: Session,
     socket: WebSocket,
@@ -123,22 +128,6 @@ struct Connection<'a> {
     /// Reading or writing failed: it would fail again at once.
     socket_failed: bool,
     stall: Stall,
-}
-
-/// Numbers that go up and down.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Gauged {
-    send_queue_bytes: i64,
-    subscriptions: i64,
-    unacked: i64,
-}
-
-/// In which of the gauges a session counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Presence {
-    LoggedIn,
-    Suspended,
-    Unknown,
 }
 
 /// What a turn waited for.
@@ -172,14 +161,19 @@ pub async fn run(
     let session = Session::new(config.session.clone(), seed(), locality, started).with_presented(evidence);
     let id = session.id().to_owned();
     info!(session = id, peer = %opened.peer, client = %opened.source, origin = opened.origin.as_deref().unwrap_or(""), "session opened");
+    let client = opened.source.to_string();
+    let who = Subject { client: &client, session: &id, user: "", vhost: "" };
+    audit::opened(who, opened.origin.as_deref().unwrap_or(""), opened.user_agent.as_deref().unwrap_or(""));
     let mut connection = Connection {
         buffer: BytesMut::new(),
         config,
         decoder: Decoder::new(config.login_limits, config.escapes),
         asked: started,
+        claimed: String::new(),
+        client: client.clone(),
         common_name,
         counted: Stats::default(),
-        gauged: Gauged::default(),
+        gauges: Gauges::new(metrics),
         logins: Logins {
             address: opened.source.client(),
             auth: config.auth.clone(),
@@ -193,7 +187,6 @@ pub async fn run(
         peer_gone: false,
         place,
         pinged: None,
-        presence: Presence::Unknown,
         refresh: None,
         session,
         socket,
@@ -208,8 +201,8 @@ pub async fn run(
     let stats = connection.session.stats();
     let peer = if connection.peer_gone { Peer::Gone } else { Peer::There };
     let reason = close_reason(close.code, peer);
-    connection.show(Presence::Unknown);
-    connection.gauge(Gauged::default());
+    connection.gauges.show(Presence::Unknown);
+    connection.gauges.gauge(Gauged::default());
     metrics.session_closed(reason, started.elapsed().as_secs_f64());
     info!(
         session = id,
@@ -228,6 +221,8 @@ pub async fn run(
         failovers = stats.suspensions,
         "session closed"
     );
+    let (user, vhost) = (connection.session.login(), connection.session.virtual_host());
+    audit::closed(Subject { user, vhost, ..who }, close.code as u16, reason, started.elapsed().as_secs());
     connection.close(close).await;
 }
 
@@ -242,7 +237,7 @@ impl Connection<'_> {
                 return close;
             }
             let now = Instant::now();
-            self.gauge(self.gauges());
+            self.gauges.gauge(self.numbers());
             if !self.socket_failed {
                 self.stall.observe(now, self.socket.queued_bytes(), self.socket.written_bytes());
             }
@@ -308,6 +303,7 @@ impl Connection<'_> {
             Turn::Refreshed(result) => {
                 self.refresh = None;
                 self.metrics.token_refreshed(result.as_ref().map(|_| ()));
+                audit::refreshed(self.subject(), result.as_ref().map_or_else(ProofFailure::label, |_| "ok"));
                 if result.is_ok() {
                     info!(session = self.session.id(), user = self.session.login(), "token refreshed");
                 }
@@ -324,10 +320,11 @@ impl Connection<'_> {
         self.metrics.login(self.source.name(), result.as_ref().map(|_| ()), self.asked.elapsed().as_secs_f64());
         if let Err(failure) = &result {
             debug!(session = self.session.id(), ?failure, "not logged in");
+            audit::not_authenticated(self.subject(), &self.claimed, self.source.name(), failure.label());
         }
         let result = result.map(|(lease, LoggedIn { broker, identity })| {
             self.lease = Some(lease);
-            self.show(Presence::LoggedIn);
+            self.gauges.show(Presence::LoggedIn);
             LoggedIn { broker, identity: self.certified(identity) }
         });
         if let Ok(LoggedIn { identity, .. }) = &result
@@ -336,7 +333,12 @@ impl Connection<'_> {
             self.metrics.rejected(limit.label());
             return self.input(now, Input::NotAdmitted(limit));
         }
-        self.input(now, Input::Login(result))
+        let ok = result.is_ok();
+        let close = self.input(now, Input::Login(result));
+        if ok {
+            audit::authenticated(self.subject(), self.source.name());
+        }
+        close
     }
 
     /// A certificate says who the client is whatever else it showed.
@@ -351,7 +353,7 @@ impl Connection<'_> {
         }
         let result = result.map(|(lease, info)| {
             self.lease = Some(lease);
-            self.show(Presence::LoggedIn);
+            self.gauges.show(Presence::LoggedIn);
             info
         });
         self.input(now, Input::Resumed(result))
@@ -463,6 +465,7 @@ impl Connection<'_> {
                 Output::Login { evidence, virtual_host } => {
                     self.asked = now;
                     self.source = evidence.source;
+                    self.claimed = evidence.claimed_login().to_owned();
                     match self.place.take_connect(now) {
                         Ok(turn) => {
                             let logins = self.logins.clone();
@@ -483,15 +486,21 @@ impl Connection<'_> {
                     self.refresh = Some(Box::pin(self.logins.clone().refresh(token, user, secret)));
                 }
                 Output::Resume { attempt } => {
-                    if self.presence != Presence::Suspended {
+                    if self.gauges.presence() != Presence::Suspended {
                         self.asked = now;
-                        self.show(Presence::Suspended);
+                        self.gauges.show(Presence::Suspended);
                     }
                     self.login = self.lease.as_ref().map(|lease| Waiting::Renewal(Box::pin(lease.renewal(attempt))));
                 }
             }
         }
         None
+    }
+
+    /// For the audit log.
+    fn subject(&self) -> Subject<'_> {
+        let (session, user, vhost) = (self.session.id(), self.session.login(), self.session.virtual_host());
+        Subject { client: &self.client, session, user, vhost }
     }
 
     fn not_admitted(&mut self, now: Instant, limit: Limit) {
@@ -503,6 +512,10 @@ impl Connection<'_> {
         self.metrics.frame(&frame.command, Direction::Out);
         if let (Command::Error, Some(code)) = (&frame.command, frame.header("error-code")) {
             self.metrics.error(code);
+            if code == "auth.denied" {
+                let text = String::from_utf8_lossy(&frame.body);
+                audit::denied(self.subject(), text.lines().next().unwrap_or_default());
+            }
         }
         if self.socket_failed {
             return;
@@ -512,38 +525,13 @@ impl Connection<'_> {
         self.socket.queue(bytes.freeze());
     }
 
-    fn gauges(&self) -> Gauged {
+    fn numbers(&self) -> Gauged {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         Gauged {
             send_queue_bytes: number(self.socket.queued_bytes()),
             subscriptions: number(self.session.subscription_count()),
             unacked: number(self.session.outstanding_count()),
         }
-    }
-
-    fn gauge(&mut self, now: Gauged) {
-        let before = std::mem::replace(&mut self.gauged, now);
-        if now != before {
-            self.metrics.send_queue_bytes.inc_by(now.send_queue_bytes - before.send_queue_bytes);
-            self.metrics.subscriptions.inc_by(now.subscriptions - before.subscriptions);
-            self.metrics.unacked.inc_by(now.unacked - before.unacked);
-        }
-    }
-
-    /// Moves the session from one gauge to another.
-    fn show(&mut self, presence: Presence) {
-        let gauge = |presence| match presence {
-            Presence::LoggedIn => Some(&self.metrics.sessions),
-            Presence::Suspended => Some(&self.metrics.suspended),
-            Presence::Unknown => None,
-        };
-        if let Some(old) = gauge(self.presence) {
-            old.dec();
-        }
-        if let Some(new) = gauge(presence) {
-            new.inc();
-        }
-        self.presence = presence;
     }
 
     /// The client learns why, and at the same time the broker gets back what was not settled.

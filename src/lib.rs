@@ -9,7 +9,7 @@
 //! 5  server  explain                         bind, accept, drain, reload; what becomes of one frame
 //! 4  config  admin  readiness  connection  login   connection: where transport, codec, session and broker channel meet
 //! 3  listener  broker  auth  dev_cert        adapters: each knows one outside world, none knows another
-//! 2  metrics  clients                        what is counted; who is connected, and the cap
+//! 2  metrics  clients  audit                 what is counted; who is connected, and the cap; what is put on record
 //! 1  session                                 pure state machine: frames in, commands out; broker events in, frames out
 //! 0  stomp  rate                             pure codec: std, bytes, memchr, thiserror; token buckets
 //! ```
@@ -17,6 +17,7 @@
 //! Read in this order: `session`, `session::command`, `session::event`, `connection`, `broker::channel`, `server`.
 
 pub mod admin;
+pub mod audit;
 pub mod auth;
 pub mod broker;
 pub mod cli;

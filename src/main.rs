@@ -9,10 +9,10 @@ use stomp_relay::cli::{self, Check, Cli, DevCertArgs, Explain, Serve, Verb};
 use stomp_relay::config::{Config, Overrides, Problems};
 use stomp_relay::dev_cert::{self, Existing};
 use stomp_relay::explain::{self, Question};
-use stomp_relay::server::{self, AtStart};
+use stomp_relay::server::{self, AtStart, Reload};
 use stomp_relay::session::identity::Identity;
 use stomp_relay::session::rules::Operation;
-use stomp_relay::telemetry;
+use stomp_relay::telemetry::Telemetry;
 
 fn main() -> ExitCode {
     ExitCode::from(match Cli::parse().verb {
@@ -32,16 +32,20 @@ fn serve(arguments: &Serve) -> u8 {
         Ok(config) => config,
         Err(problems) => return fail(cli::EXIT_BAD_CONFIGURATION, &problems.to_string()),
     };
-    if let Err(error) = telemetry::init(&config.log) {
-        return fail(cli::EXIT_FAILURE, &format!("error: cannot start the log: {error}"));
-    }
+    let telemetry = match Telemetry::init(&config.log) {
+        Ok(telemetry) => telemetry,
+        Err(reason) => return fail(cli::EXIT_FAILURE, &format!("error: cannot start the log: {reason}")),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(cli::EXIT_FAILURE, &format!("error: cannot start the runtime: {error}")),
     };
     let at_start = if arguments.require_broker { AtStart::RequireBroker } else { AtStart::Anyway };
     let (path, flags) = (arguments.config.clone(), arguments.overrides());
-    let reload = Box::new(move || load(path.as_deref(), &flags));
+    let reload = Reload {
+        load: Box::new(move || load(path.as_deref(), &flags)),
+        applied: Box::new(move |config| telemetry.reload(&config.log)),
+    };
     let end = runtime.block_on(server::serve(config, at_start, reload));
     // Threads that hang in a system call, such as a name look-up, must not hold the process up.
     runtime.shutdown_background();

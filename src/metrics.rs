@@ -15,7 +15,6 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::session::Stats;
-use crate::session::event::LoginFailure;
 use crate::session::proof::{Denial, ProofFailure};
 use crate::session::refusal::CloseCode;
 use crate::stomp::Command;
@@ -290,28 +289,13 @@ impl Metrics {
 
     /// `method` is a source's name.
     pub fn login(&self, method: &'static str, result: Result<(), &Denial>, seconds: f64) {
-        let result = match result {
-            Ok(()) => "ok",
-            Err(Denial::Broker(LoginFailure::AccessRefused) | Denial::Proof(ProofFailure::Refused)) => "refused",
-            Err(Denial::Proof(ProofFailure::Expired)) => "expired",
-            Err(Denial::Proof(ProofFailure::TooMany)) => "limited",
-            Err(Denial::Broker(LoginFailure::Unavailable { .. }) | Denial::Proof(ProofFailure::Unavailable)) => {
-                "unavailable"
-            }
-            Err(Denial::Broker(LoginFailure::VirtualHost { .. })) => "virtual_host",
-        };
+        let result = result.map_or_else(Denial::label, |()| "ok");
         self.auth_attempts.get_or_create(&AttemptLabels { method, result }).inc();
         self.timings.login.observe(seconds);
     }
 
     pub fn token_refreshed(&self, result: Result<(), &ProofFailure>) {
-        let result = match result {
-            Ok(()) => "ok",
-            Err(ProofFailure::Expired) => "expired",
-            Err(ProofFailure::Unavailable) => "unavailable",
-            Err(ProofFailure::Refused) => "refused",
-            Err(ProofFailure::TooMany) => "limited",
-        };
+        let result = result.map_or_else(ProofFailure::label, |()| "ok");
         self.token_refreshes.get_or_create(&ResultLabel { result }).inc();
     }
 

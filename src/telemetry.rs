@@ -1,17 +1,22 @@
-//! Sets up the log: JSON or text lines on standard error, filtered, in UTC (RFC 3339).
+//! Sets up the log: JSON or text lines on standard error, filtered, in UTC (RFC 3339); and the audit log, a file of its own.
 //!
 //! Libraries that would log messages or passwords are capped here, whatever the configured level.
 
-use std::io::IsTerminal;
+use std::fs::{File, OpenOptions};
+use std::io::{IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{FilterExt, Targets};
 use tracing_subscriber::fmt::{self, MakeWriter};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::layer::{Filter, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, reload};
 
+use crate::audit;
 use crate::config::{Log, LogFormat};
 
 /// What no configured level raises. lapin and the AMQP crates below it log frames with bodies and URIs with passwords,
@@ -33,24 +38,59 @@ enum Style {
     Plain,
 }
 
-/// Starts logging for the whole process.
-///
-/// # Errors
-/// When logging was started before.
-pub fn init(log: &Log) -> Result<(), TryInitError> {
-    let terminal = std::io::stderr().is_terminal();
-    // NO_COLOR counts when it is not empty (no-color.org).
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let style = match log.format {
-        LogFormat::Json => Style::Json,
-        LogFormat::Auto if !terminal => Style::Json,
-        LogFormat::Auto | LogFormat::Pretty if terminal && !no_color => Style::Coloured,
-        LogFormat::Auto | LogFormat::Pretty => Style::Plain,
-    };
-    subscriber(log, style, std::io::stderr).try_init()
+type LineFilter = Box<dyn Filter<Registry> + Send + Sync>;
+
+/// What can be changed while the process runs.
+pub struct Telemetry {
+    audit: Option<AuditFile>,
+    filter: reload::Handle<LineFilter, Registry>,
 }
 
-fn subscriber<W>(log: &Log, style: Style, writer: W) -> impl Subscriber + Send + Sync + 'static
+impl Telemetry {
+    /// Starts logging for the whole process.
+    ///
+    /// # Errors
+    /// A text for people: logging was started before, or the audit log's file can't be written.
+    pub fn init(log: &Log) -> Result<Telemetry, String> {
+        let terminal = std::io::stderr().is_terminal();
+        // NO_COLOR counts when it is not empty (no-color.org).
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let style = match log.format {
+            LogFormat::Json => Style::Json,
+            LogFormat::Auto if !terminal => Style::Json,
+            LogFormat::Auto | LogFormat::Pretty if terminal && !no_color => Style::Coloured,
+            LogFormat::Auto | LogFormat::Pretty => Style::Plain,
+        };
+        let audit = log.audit_file.as_deref().map(AuditFile::open).transpose()?;
+        let (subscriber, filter) = subscriber(log, style, std::io::stderr, audit.clone());
+        subscriber.try_init().map_err(|error| error.to_string())?;
+        Ok(Telemetry { audit, filter })
+    }
+
+    /// Takes another level, and opens the audit log's file anew: the old one may have been moved away.
+    pub fn reload(&self, log: &Log) {
+        // Fails only when the subscriber is gone.
+        let _ = self.filter.reload(line_filter(log));
+        if let Some(audit) = &self.audit
+            && let Err(reason) = audit.reopen()
+        {
+            tracing::warn!(reason, "the audit log goes on into the file that was open");
+        }
+    }
+}
+
+/// All but the audit log's events.
+fn line_filter(log: &Log) -> LineFilter {
+    let lines = Targets::new().with_default(LevelFilter::TRACE).with_target(audit::TARGET, LevelFilter::OFF);
+    FilterExt::boxed(log.level.targets().clone().and(caps()).and(lines))
+}
+
+fn subscriber<W>(
+    log: &Log,
+    style: Style,
+    writer: W,
+    audit: Option<AuditFile>,
+) -> (impl Subscriber + Send + Sync + 'static, reload::Handle<LineFilter, Registry>)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -59,14 +99,60 @@ where
         Style::Json => lines.json().flatten_event(true).boxed(),
         Style::Coloured | Style::Plain => lines.boxed(),
     };
-    let filter = log.level.targets().clone().and(caps());
-    tracing_subscriber::registry().with(lines.with_filter(filter))
+    let (filter, handle) = reload::Layer::new(line_filter(log));
+    let audit = audit.map(|file| {
+        let only = Targets::new().with_target(audit::TARGET, LevelFilter::TRACE);
+        fmt::layer().with_writer(file).json().flatten_event(true).with_filter(only)
+    });
+    (tracing_subscriber::registry().with(lines.with_filter(filter)).with(audit), handle)
+}
+
+/// The audit log's file; lines are added at its end.
+#[derive(Clone)]
+struct AuditFile {
+    file: Arc<Mutex<File>>,
+    path: PathBuf,
+}
+
+impl AuditFile {
+    fn open(path: &Path) -> Result<AuditFile, String> {
+        Ok(AuditFile { file: Arc::new(Mutex::new(append_to(path)?)), path: path.to_owned() })
+    }
+
+    fn reopen(&self) -> Result<(), String> {
+        let file = append_to(&self.path)?;
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
+        Ok(())
+    }
+}
+
+/// For its owner to write, and its group to read.
+fn append_to(path: &Path) -> Result<File, String> {
+    let opened = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
+    opened.map_err(|error| format!("cannot write log.audit_file {}: {error}", path.display()))
+}
+
+impl Write for AuditFile {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).write(line)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for AuditFile {
+    type Writer = AuditFile;
+
+    fn make_writer(&self) -> AuditFile {
+        self.clone()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, File};
-    use std::sync::Arc;
+    use std::fs;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -80,7 +166,7 @@ mod tests {
         let name = format!("stomp-relay-log-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         let file = Arc::new(File::create(&path).unwrap());
-        tracing::subscriber::with_default(subscriber(&config.log, style, file), || {
+        tracing::subscriber::with_default(subscriber(&config.log, style, file, None).0, || {
             tracing::info!(target: "stomp_relay::server", port = 443, "listening");
             tracing::debug!(target: "stomp_relay::server", "detail");
             tracing::error!(target: "lapin::channel", "lapin failed");

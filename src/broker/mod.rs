@@ -65,4 +65,4 @@ pub use channel::Channel;
 pub use config::{BrokerConfig, ConfigError, Encryption, Node};
 pub use counts::ConnectCounts;
 pub use link::Role;
-pub use pool::{Broker, BrokerStatus, ClientLabel, LinkSecret, LinkStatus};
+pub use pool::{Broker, BrokerStatus, ClientLabel, LinkSecret, LinkStatus, NodeList};

@@ -29,6 +29,9 @@ use tracing::debug;
 #[derive(Clone)]
 pub struct Broker(Arc<Pool>);
 
+/// Nodes with what is needed to connect to them.
+pub struct NodeList(Vec<Arc<Endpoint>>);
+
 /// A readable name of the client for the log, such as its address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientLabel(pub String);
@@ -198,15 +201,18 @@ impl Broker {
         Err(reasons.join("; "))
     }
 
-    /// From now on these nodes are connected to, with these certificates; the rest of the configuration is as it was.
-    /// Connections that are up stay, whatever node they are to.
+    /// The nodes of a configuration, for [`Broker::set_nodes`].
     ///
     /// # Errors
-    /// Certificates that can't be read; then nothing is changed.
-    pub fn set_nodes(&self, config: &BrokerConfig) -> Result<(), ConfigError> {
+    /// Certificates that can't be read.
+    pub fn read_nodes(config: &BrokerConfig) -> Result<NodeList, ConfigError> {
         config.check()?;
-        self.0.nodes.replace(nodes::endpoints(config)?);
-        Ok(())
+        nodes::endpoints(config).map(NodeList)
+    }
+
+    /// From now on these nodes are connected to. Connections that are up stay, whatever node they are to.
+    pub fn set_nodes(&self, nodes: NodeList) {
+        self.0.nodes.replace(nodes.0);
     }
 
     /// All links that are up.

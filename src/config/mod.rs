@@ -5,6 +5,7 @@
 
 mod access;
 mod certificates;
+mod changes;
 mod files;
 mod kind;
 mod layers;
@@ -58,6 +59,7 @@ pub struct Config {
     pub admin: Admin,
     pub drain: Drain,
     pub log: Log,
+    was_set: changes::WasSet,
 }
 
 /// What the command line sets above file and environment. Flags never carry a secret.
@@ -103,7 +105,7 @@ impl Config {
             rules::check(&config, &mut reader);
         }
         if reader.problems.is_empty() {
-            return Ok(config);
+            return Ok(Config { was_set: changes::WasSet(reader.into_values()), ..config });
         }
         Err(Problems::new(path.map(|path| path.display().to_string()), reader.problems))
     }
@@ -125,6 +127,7 @@ impl Config {
             admin: Admin::read(reader),
             drain: Drain::read(reader),
             log: Log::read(reader),
+            was_set: changes::WasSet::default(),
         }
     }
 }

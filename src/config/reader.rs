@@ -64,6 +64,10 @@ impl Reader {
         Self { broken: BTreeSet::new(), problems, sections: Vec::new(), table: None, values }
     }
 
+    pub(super) fn into_values(self) -> Values {
+        self.values
+    }
+
     /// Declares a section; the keys that follow belong to it.
     pub(super) fn section(&mut self, name: &'static str, about: &str) {
         self.sections.push(Section { about: about.trim().to_owned(), form: Form::Single, keys: Vec::new(), name });

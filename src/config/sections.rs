@@ -421,5 +421,8 @@ section! {
         /// Auto is pretty on a terminal, else JSON.
         format: LogFormat =
             choice(&[("auto", LogFormat::Auto), ("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]), "auto";
+        /// File that the audit log is added to, as JSON lines: connections, logins, denials, reloads; none without. SIGHUP
+        /// opens it anew, for those who rotate it.
+        audit_file: Option<PathBuf> = optional(path()), "";
     }
 }

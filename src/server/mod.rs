@@ -7,6 +7,7 @@ mod drain;
 mod inherited;
 mod notify;
 mod redirect;
+mod reload;
 mod signals;
 mod state;
 
@@ -30,6 +31,7 @@ use crate::readiness::Readiness;
 use accept::Door;
 pub use drain::Ended;
 use inherited::Inherited;
+use reload::Reloadable;
 use state::Serving;
 
 /// Why serving ended, other than by a drain that was asked for.
@@ -61,7 +63,11 @@ pub enum AtStart {
 }
 
 /// Reads the configuration anew, for SIGHUP.
-pub type Reload = Box<dyn Fn() -> Result<Config, Problems> + Send + Sync>;
+pub struct Reload {
+    pub load: Box<dyn Fn() -> Result<Config, Problems> + Send + Sync>,
+    /// Told of the one that holds from now on, for what the server does not own, such as the log.
+    pub applied: Box<dyn Fn(&Config) + Send + Sync>,
+}
 
 /// Everything bound, nothing served yet.
 pub struct Server {
@@ -133,7 +139,7 @@ impl Server {
     /// Serves until [`Signal::Stop`], then drains. The end of `signals` counts as Stop.
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>, reload: Reload) -> Ended {
         let secure_port = self.secure_port();
-        let Server { admin, broker, config, doors, metrics, redirect, serving } = self;
+        let Server { admin, broker, mut config, doors, metrics, redirect, serving } = self;
         let readiness = Readiness::default();
         let clients = Clients::new(config.client_limits());
         let (background, stopped) = (TaskTracker::new(), CancellationToken::new());
@@ -155,10 +161,12 @@ impl Server {
         }
         readiness.listening();
         notify::ready("serving");
+        let reloadable = Reloadable { broker: &broker, clients: &clients, metrics: &metrics, serving: &serving };
         while let Some(Signal::Reload) = signals.recv().await {
             notify::reloading();
-            let result = reload_now(&reload, &serving, &broker, &clients, &metrics);
-            notify::ready(if result.is_ok() { "serving" } else { "serving; the last reload failed, see the log" });
+            let new = reloadable.reload(&reload, &config);
+            notify::ready(if new.is_some() { "serving" } else { "serving; the last reload failed, see the log" });
+            config = new.unwrap_or(config);
         }
         notify::stopping(config.drain.timeout, clients.count());
         let ended = drain::run(&config.drain, &readiness, &clients, &mut signals).await;
@@ -238,38 +246,6 @@ fn say(line: &str) {
     use std::io::Write as _;
     let mut output = std::io::stdout().lock();
     let _ = writeln!(output, "{line}").and_then(|()| output.flush());
-}
-
-/// A file with a problem changes nothing; it is in the log then.
-fn reload_now(
-    reload: &Reload,
-    serving: &Serving,
-    broker: &Broker,
-    clients: &Clients,
-    metrics: &Arc<Metrics>,
-) -> Result<(), ()> {
-    let result = reload().map_err(|problems| problems.to_string()).and_then(|config| {
-        serving.replace(&config, metrics)?;
-        broker.set_nodes(&config.broker_config()).map_err(|error| error.to_string())?;
-        clients.set_limits(config.client_limits());
-        Ok(())
-    });
-    match result {
-        Ok(()) => {
-            info!(
-                "configuration reloaded: certificates, limits and defaults apply to new clients, the broker's nodes to new \
-                 connections; listen, http.redirect_listen, the rest of broker, admin, drain and log need a restart"
-            );
-            if let Some(acceptor) = &serving.current().tls {
-                acceptor.announce();
-            }
-            Ok(())
-        }
-        Err(reason) => {
-            warn!(reason, "configuration not reloaded, nothing changed");
-            Err(())
-        }
-    }
 }
 
 fn runtime(error: impl std::fmt::Display) -> ServeError {

@@ -139,3 +139,27 @@ impl From<ProofFailure> for Denial {
         Denial::Proof(failure)
     }
 }
+
+impl ProofFailure {
+    /// As metrics and the audit log show it.
+    pub fn label(&self) -> &'static str {
+        match self {
+            ProofFailure::Expired => "expired",
+            ProofFailure::Refused => "refused",
+            ProofFailure::TooMany => "limited",
+            ProofFailure::Unavailable => "unavailable",
+        }
+    }
+}
+
+impl Denial {
+    /// As metrics and the audit log show it.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Denial::Broker(LoginFailure::AccessRefused) => "refused",
+            Denial::Broker(LoginFailure::Unavailable { .. }) => "unavailable",
+            Denial::Broker(LoginFailure::VirtualHost { .. }) => "virtual_host",
+            Denial::Proof(failure) => failure.label(),
+        }
+    }
+}

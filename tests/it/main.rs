@@ -3,6 +3,7 @@
 // Nothing of a test binary is reachable from outside.
 #![allow(unreachable_pub)]
 
+mod audit;
 mod auth;
 mod bad_input;
 mod broker;

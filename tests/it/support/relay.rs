@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use stomp_relay::config::{Config, Overrides};
-use stomp_relay::server::{Ended, Server, Signal};
+use stomp_relay::server::{Ended, Reload, Server, Signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -70,7 +70,7 @@ impl Relay {
         let (ws, wss) = (urls.next().expect("two were asked for"), urls.next().expect("two were asked for"));
         let admin = server.admin_address().expect("it was asked for");
         let (signals, receiver) = mpsc::channel(2);
-        let ended = tokio::spawn(server.run(receiver, Box::new(load)));
+        let ended = tokio::spawn(server.run(receiver, Reload { load: Box::new(load), applied: Box::new(|_| {}) }));
         Relay { admin, ca: certificate.ca, ws, wss, ended, folder, signals }
     }
 

@@ -1,0 +1,99 @@
+//! The audit log of the built program: who came and what became of it, one JSON object a line, and no secret in it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::process::Process;
+use crate::support::rabbit::Rabbit;
+use crate::support::scratch::Scratch;
+use crate::support::stomp::Client;
+use crate::support::traffic::until;
+
+const CONNECT: &str = "CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n";
+
+fn lines(file: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(file).expect("the file is there");
+    text.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
+}
+
+fn events<'a>(lines: &'a [Value], event: &str) -> Vec<&'a Value> {
+    lines.iter().filter(|line| line["event"] == event).collect()
+}
+
+async fn until_told(file: &Path, event: &str, count: usize) -> Vec<Value> {
+    until(event, Duration::from_secs(20), || events(&lines(file), event).len() >= count).await;
+    lines(file)
+}
+
+#[tokio::test]
+async fn the_audit_log_tells_who_came_and_what_became_of_it() {
+    let scratch = Scratch::new();
+    let audit = scratch.path("audit.log");
+    let settings = |more: &str| {
+        format!(
+            "[broker]\nuris = [\"amqp://127.0.0.1:{}\"]\n[log]\naudit_file = {:?}\n{more}\n\
+             [[rules]]\nname = \"news\"\nsubscribe = [\"/topic/news.*\"]\n",
+            Rabbit::shared().amqp_port(),
+            audit.display().to_string()
+        )
+    };
+    let file = scratch.write("relay.toml", &settings(""));
+    let arguments =
+        ["serve", "--config", file.to_str().unwrap(), "--listen", "ws://127.0.0.1:0/ws", "--admin", "127.0.0.1:0"];
+    let environment = [("STOMP_RELAY_DRAIN__DELAY", "0s"), ("STOMP_RELAY_DRAIN__SPREAD", "0s")];
+    let mut process = Process::start(&arguments, &environment);
+    let url = process.ready().urls[0].clone();
+
+    // A name that would forge a line if it were written as it is.
+    let mut stranger = Client::open(&url).await;
+    stranger.send("CONNECT\naccept-version:1.2\nhost:/\nlogin:mallory\\n{}\npasscode:canary-1\n\n").await;
+    stranger.error("Bad CONNECT").await;
+    stranger.closed().await;
+    let mut client = Client::open(&url).await;
+    client.send(CONNECT).await;
+    client.expect("CONNECTED").await;
+    client.subscribe("id:1\ndestination:/topic/news.today").await;
+    client.send("SEND\ndestination:/topic/news.today\n\ncanary-2").await;
+    client.error("access_refused").await;
+    client.closed().await;
+    let told = until_told(&audit, "connection.closed", 2).await;
+
+    assert_eq!(events(&told, "connection.opened").len(), 2, "{told:?}");
+    let failed = events(&told, "authentication.failed");
+    assert_eq!((failed.len(), &failed[0]["result"]), (1, &Value::from("refused")), "{told:?}");
+    assert!(failed[0]["claimed"].as_str().unwrap().starts_with("mallory"), "{told:?}");
+    let ok = events(&told, "authentication.ok");
+    assert_eq!((ok.len(), &ok[0]["user"], &ok[0]["method"]), (1, &"guest".into(), &"password".into()), "{told:?}");
+    let denied = events(&told, "authorization.denied");
+    assert_eq!((denied.len(), &denied[0]["session"]), (1, &ok[0]["session"]), "{told:?}");
+    assert!(denied[0]["what"].as_str().unwrap().starts_with("SEND '/topic/news.today': user 'guest' "), "{told:?}");
+    let closed = events(&told, "connection.closed");
+    assert!(closed.iter().any(|line| line["user"] == "guest" && line["code"] == 1008), "{told:?}");
+
+    // The log is rotated, and the configuration changed.
+    std::fs::rename(&audit, scratch.path("audit.log.1")).unwrap();
+    std::fs::write(&file, settings("level = \"debug\"\nformat = \"json\"\n[limits]\nconnections_max = 77\n")).unwrap();
+    process.signal("HUP");
+    process.log.until("configuration reloaded");
+    until("the new file is there", Duration::from_secs(20), || audit.exists()).await;
+    let told = until_told(&audit, "config.reloaded", 1).await;
+    let reloaded = events(&told, "config.reloaded")[0];
+    assert_eq!(reloaded["applied"], "limits.connections_max log.level", "{told:?}");
+    assert_eq!(reloaded["need_restart"], "log.format", "{told:?}");
+    // The level holds at once.
+    let mut client = Client::open(&url).await;
+    client.send(CONNECT).await;
+    client.expect("CONNECTED").await;
+    process.log.until("logged in at the broker");
+    std::fs::write(&file, "[nonsense]\n").unwrap();
+    process.signal("HUP");
+    process.log.until("configuration not reloaded");
+    until_told(&audit, "config.refused", 1).await;
+    client.disconnect().await;
+    process.signal("TERM");
+    assert_eq!(process.exit_code(), 0);
+    let all = std::fs::read_to_string(&audit).unwrap() + &std::fs::read_to_string(scratch.path("audit.log.1")).unwrap();
+    assert!(!all.contains("canary") && !all.contains("passcode"), "{all}");
+}
