@@ -45,6 +45,9 @@ pub struct BrokerConfig {
     pub ca: Option<PathBuf>,
     /// TCP, TLS and the AMQP handshake together, per node.
     pub connect_timeout: Duration,
+    /// Login and passcode together. RabbitMQ takes no frame above `initial_frame_max` (4 KiB, or more in newer ones) before it has
+    /// let a connection in.
+    pub credentials_bytes_max: usize,
     /// How long a login waits while no node can be reached.
     pub login_wait: Duration,
     /// AMQP heartbeat interval, whole seconds; 0 takes the broker's.
@@ -73,6 +76,7 @@ impl Default for BrokerConfig {
             connect_timeout: Duration::from_secs(5),
             login_wait: Duration::from_secs(5),
             heartbeat: Duration::from_secs(10),
+            credentials_bytes_max: 3 << 10,
             frame_bytes_max: 131_072,
             channels_per_link_max: 64,
             operation_timeout: Duration::from_secs(10),

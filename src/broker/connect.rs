@@ -22,6 +22,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
+use tracing::info;
 
 const ACCESS_REFUSED: u16 = 403;
 const NOT_ALLOWED: u16 = 530;
@@ -82,6 +83,12 @@ fn check(target: &Target<'_>) -> Result<(), LoginFailure> {
     // PLAIN separates login and passcode by NUL (RFC 4616).
     let Credentials { login, passcode } = target.credentials;
     if login.contains('\0') || passcode.contains('\0') {
+        return Err(LoginFailure::AccessRefused);
+    }
+    let (bytes, limit) = (login.len() + passcode.len(), target.config.credentials_bytes_max);
+    if bytes > limit {
+        // RabbitMQ would end the connection without a word, as if it were down.
+        info!(bytes, limit, "credentials refused: longer than broker.credentials_bytes_max");
         return Err(LoginFailure::AccessRefused);
     }
     Ok(())

@@ -33,6 +33,7 @@ impl Config {
             nodes: broker.uris.iter().map(node).collect(),
             ca: broker.ca_file.clone(),
             connect_timeout: broker.connect_timeout,
+            credentials_bytes_max: broker.credentials_bytes_max,
             login_wait: broker.login_wait,
             heartbeat: broker.heartbeat,
             // At most 1 MiB by the key's range.

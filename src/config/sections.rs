@@ -119,6 +119,9 @@ section! {
         ignore_host: bool = boolean(), "false";
         /// Time for TCP, TLS and the AMQP handshake with one node.
         connect_timeout: Duration = duration(milliseconds(100)..=minutes(10)), "10s";
+        /// Login and passcode together, or a token; longer ones are refused. RabbitMQ takes no login above its own
+        /// `initial_frame_max` (4 KiB, or more in newer ones), of which the rest of the frame needs about 600 bytes.
+        credentials_bytes_max: usize = size(256..=kib(128)), "3KiB";
         /// How long a client waits for a broker at login before it is told that there is none.
         login_wait: Duration = duration(milliseconds(0)..=minutes(10)), "5s";
         /// How long a session whose broker was lost waits for one before it ends.

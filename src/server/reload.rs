@@ -14,11 +14,12 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 
 /// Keys of what is made once, at the start. What all others mean holds for clients, connections and events that come later.
-const AT_START: [&str; 13] = [
+const AT_START: [&str; 14] = [
     "admin.listen",
     "auth.recheck",
     "broker.channels_per_connection_max",
     "broker.connect_timeout",
+    "broker.credentials_bytes_max",
     "broker.frame_bytes_max",
     "broker.heartbeat",
     "broker.login_wait",

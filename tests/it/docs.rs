@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use stomp_relay::session::refusal::Refusal;
 
-const PAGES: [&str; 17] = [
+const PAGES: [&str; 18] = [
     "CHANGELOG.md",
     "README.md",
     "certs/README.md",
@@ -21,6 +21,7 @@ const PAGES: [&str; 17] = [
     "docs/mapping.md",
     "docs/metrics.md",
     "docs/rules.md",
+    "docs/security.md",
     "docs/tls.md",
     "packaging/systemd/README.md",
     "docs/performance.md",

@@ -2,6 +2,26 @@
 
 use super::*;
 
+/// RabbitMQ ends the connection when the login's frame is too large, and the node would count as down for everybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_are_too_long_are_the_clients_own_mistake() {
+    let limit = BrokerConfig::default().credentials_bytes_max;
+    let broker = broker();
+    for bytes in [limit, limit + 1, 100_000] {
+        let long = credentials("guest", &"p".repeat(bytes - "guest".len()));
+        assert_eq!(login_error(&broker, "/", long).await, LoginFailure::AccessRefused, "{bytes} bytes");
+        close(lease(&broker).await).await;
+    }
+    let config = BrokerConfig {
+        credentials_bytes_max: 1 << 20,
+        login_wait: Duration::ZERO,
+        ..config(&[Rabbit::shared().amqp_port()])
+    };
+    let unbounded = Broker::new(config).expect("the configuration is fine");
+    let failure = login_error(&unbounded, "/", credentials("guest", &"p".repeat(100_000))).await;
+    assert!(matches!(failure, LoginFailure::Unavailable { .. }), "the limit is of use: {failure:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn login_is_judged_by_the_broker() {
     let rabbit = Rabbit::shared();
