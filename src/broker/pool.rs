@@ -71,6 +71,9 @@ pub struct LinkStatus {
     pub blocked: bool,
 }
 
+/// Of a connection's name.
+const NAME_BYTES_MAX: usize = 128;
+
 #[derive(PartialEq, Eq, Hash)]
 struct Key {
     vhost: String,
@@ -559,7 +562,7 @@ impl Entry {
             config: &self.pool.config,
             vhost: &self.vhost,
             credentials,
-            name: format!("stomp-relay {purpose} {}@{}", credentials.login, self.vhost),
+            name: connection_name(purpose, &credentials.login, &self.vhost),
             repaired_frames: &self.pool.counts.repaired_frames,
         };
         let down = |endpoint: &Arc<Endpoint>, reason: &str| self.pool.node_failed(endpoint, reason);
@@ -581,4 +584,11 @@ impl LinkSecret {
         let work = tokio::spawn(self.0.update_secret(credentials));
         work.await.unwrap_or_else(|error| Err(LoginFailure::Unavailable { reason: error.to_string() }))
     }
+}
+
+/// What RabbitMQ shows. Cut, because it stands in the same frame as the credentials, whose size RabbitMQ limits.
+fn connection_name(purpose: &str, login: &str, vhost: &str) -> String {
+    let name = format!("stomp-relay {purpose} {login}@{vhost}");
+    let whole = |(at, character): &(usize, char)| at + character.len_utf8() <= NAME_BYTES_MAX;
+    name.char_indices().take_while(whole).map(|(_, character)| character).collect()
 }

@@ -8,8 +8,10 @@ async fn credentials_that_are_too_long_are_the_clients_own_mistake() {
     let limit = BrokerConfig::default().credentials_bytes_max;
     let broker = broker();
     for bytes in [limit, limit + 1, 100_000] {
-        let long = credentials("guest", &"p".repeat(bytes - "guest".len()));
-        assert_eq!(login_error(&broker, "/", long).await, LoginFailure::AccessRefused, "{bytes} bytes");
+        let passcode = credentials("guest", &"p".repeat(bytes - "guest".len()));
+        assert_eq!(login_error(&broker, "/", passcode).await, LoginFailure::AccessRefused, "{bytes} bytes");
+        let login = credentials(&"é".repeat(bytes / 2), "");
+        assert_eq!(login_error(&broker, "/", login).await, LoginFailure::AccessRefused, "{bytes} bytes");
         close(lease(&broker).await).await;
     }
     let config = BrokerConfig {
