@@ -8,6 +8,13 @@ use tracing::info;
 /// The target of all events here.
 pub const TARGET: &str = "audit";
 
+/// Characters of a text that a client wrote which are kept: strangers cause these lines.
+pub const TEXT_CHARS_MAX: usize = 256;
+
+fn cut(text: &str) -> &str {
+    text.char_indices().nth(TEXT_CHARS_MAX).map_or(text, |(end, _)| &text[..end])
+}
+
 /// Whom an event is about, as far as that is known.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
@@ -21,6 +28,7 @@ pub struct Subject<'a> {
 
 /// `origin` and `user_agent` are as the client says.
 pub fn opened(who: Subject<'_>, origin: &str, user_agent: &str) {
+    let (origin, user_agent) = (cut(origin), cut(user_agent));
     info!(target: TARGET, event = "connection.opened", session = who.session, client = who.client, origin, user_agent);
 }
 
@@ -37,7 +45,7 @@ pub fn authenticated(who: Subject<'_>, method: &str) {
 
 /// `claimed` is who the client says it is.
 pub fn not_authenticated(who: Subject<'_>, claimed: &str, method: &str, result: &str) {
-    let Subject { client, session, .. } = who;
+    let (Subject { client, session, .. }, claimed) = (who, cut(claimed));
     info!(target: TARGET, event = "authentication.failed", session, client, claimed, method, result);
 }
 
@@ -48,7 +56,7 @@ pub fn refreshed(who: Subject<'_>, result: &str) {
 
 /// `what` names the operation, the destination and what is missing, as the client is told.
 pub fn denied(who: Subject<'_>, what: &str) {
-    let Subject { client, session, user, vhost } = who;
+    let (Subject { client, session, user, vhost }, what) = (who, cut(what));
     info!(target: TARGET, event = "authorization.denied", session, client, user, vhost, what);
 }
 

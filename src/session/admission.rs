@@ -31,38 +31,39 @@ impl Limit {
 
     /// Ends the session in both modes.
     pub(super) fn refusal(self) -> Refusal {
-        let refusal = match self {
-            Limit::Connections => Refusal::fatal(
+        let later = "Try again in a few seconds, after a random time.";
+        let (code, message, body, hint) = match self {
+            Limit::Connections => (
                 "limit.connections",
                 "Too many connections",
                 "the relay has as many clients as it may have\n",
                 "Try again later; the operator may raise limits.connections_max or add a replica.",
             ),
-            Limit::ConnectionsOfAddress => Refusal::fatal(
+            Limit::ConnectionsOfAddress => (
                 "limit.address",
                 "Too many connections",
                 "as many clients as allowed are connected from this network address\n",
                 "Close another connection first. Behind a proxy, the operator lets the relay trust its headers.",
             ),
-            Limit::ConnectionsOfUser => Refusal::fatal(
+            Limit::ConnectionsOfUser => (
                 "limit.user",
                 "Too many connections",
                 "this user has as many connections as allowed\n",
                 "Close another connection of this user first.",
             ),
-            Limit::ConnectRate => Refusal::fatal(
+            Limit::ConnectRate => (
                 "limit.connect_rate",
                 "Too many logins",
                 "more clients log in at the moment than allowed in a second\n",
-                "Try again in a few seconds, after a random time.",
+                later,
             ),
-            Limit::HandshakeRate => Refusal::fatal(
+            Limit::HandshakeRate => (
                 "limit.handshake_rate",
                 "Too many connections",
                 "more clients connect at the moment than allowed in a second\n",
-                "Try again in a few seconds, after a random time.",
+                later,
             ),
         };
-        refusal.closing(CloseCode::TryAgainLater)
+        Refusal::fatal(code, message, body, hint).closing(CloseCode::TryAgainLater)
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
+use stomp_relay::audit::TEXT_CHARS_MAX;
 
 use crate::support::process::Process;
 use crate::support::rabbit::Rabbit;
@@ -48,7 +49,8 @@ async fn the_audit_log_tells_who_came_and_what_became_of_it() {
 
     // A name that would forge a line if it were written as it is.
     let mut stranger = Client::open(&url).await;
-    stranger.send("CONNECT\naccept-version:1.2\nhost:/\nlogin:mallory\\n{}\npasscode:canary-1\n\n").await;
+    let name = format!("mallory\\n{{}}{}", "é".repeat(1000));
+    stranger.send(&format!("CONNECT\naccept-version:1.2\nhost:/\nlogin:{name}\npasscode:canary-1\n\n")).await;
     stranger.error("Bad CONNECT").await;
     stranger.closed().await;
     let mut client = Client::open(&url).await;
@@ -63,7 +65,8 @@ async fn the_audit_log_tells_who_came_and_what_became_of_it() {
     assert_eq!(events(&told, "connection.opened").len(), 2, "{told:?}");
     let failed = events(&told, "authentication.failed");
     assert_eq!((failed.len(), &failed[0]["result"]), (1, &Value::from("refused")), "{told:?}");
-    assert!(failed[0]["claimed"].as_str().unwrap().starts_with("mallory"), "{told:?}");
+    let claimed = failed[0]["claimed"].as_str().unwrap();
+    assert!(claimed.starts_with("mallory") && claimed.chars().count() == TEXT_CHARS_MAX, "{told:?}");
     let ok = events(&told, "authentication.ok");
     assert_eq!((ok.len(), &ok[0]["user"], &ok[0]["method"]), (1, &"guest".into(), &"password".into()), "{told:?}");
     let denied = events(&told, "authorization.denied");
