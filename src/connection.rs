@@ -18,6 +18,7 @@ use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{Bytes, BytesMut};
+use tokio::sync::watch;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
@@ -50,7 +51,7 @@ const FRAMES_PER_TURN: usize = 64;
 /// Capacity that the buffer of an idle client keeps.
 const KEPT_CAPACITY: usize = 8 * 1024;
 
-/// What every client of a relay shares.
+/// What all clients share that came under the same settings.
 #[derive(Debug)]
 pub struct ConnectionConfig {
     pub auth: Arc<Authenticator>,
@@ -98,7 +99,7 @@ struct Connection<'a> {
     /// When the lease was asked for that is being waited for.
     asked: Instant,
     buffer: BytesMut,
-    config: &'a ConnectionConfig,
+    config: Arc<ConnectionConfig>,
     /// Who it says it is, in the login that is being checked.
     claimed: String,
     /// Its address and the proxies between, for the audit log.
@@ -122,6 +123,8 @@ struct Connection<'a> {
     pinged: Option<Instant>,
     refresh: Option<Refresh>,
     session: Session,
+    /// What clients are served with that come now. Of these a client that is in gets the rules and the authenticator.
+    settings: watch::Receiver<Arc<ConnectionConfig>>,
     socket: WebSocket,
     /// Of the login that is being checked.
     source: Source,
@@ -138,6 +141,7 @@ enum Turn {
     Deadline,
     Drain,
     Login(Waited),
+    Reconfigured,
     Refreshed(Result<Identity, ProofFailure>),
     Socket(Result<Event, DriveError>),
 }
@@ -147,11 +151,12 @@ pub async fn run(
     socket: WebSocket,
     mut opened: Opened,
     broker: &Broker,
-    config: &ConnectionConfig,
+    mut settings: watch::Receiver<Arc<ConnectionConfig>>,
     metrics: &Metrics,
     place: &Place,
 ) {
     let started = Instant::now();
+    let config = settings.borrow_and_update().clone();
     let locality = if opened.source.is_local() { Locality::Local } else { Locality::Remote };
     let (certificate, common_name) = opened
         .certificate
@@ -166,7 +171,6 @@ pub async fn run(
     audit::opened(who, opened.origin.as_deref().unwrap_or(""), opened.user_agent.as_deref().unwrap_or(""));
     let mut connection = Connection {
         buffer: BytesMut::new(),
-        config,
         decoder: Decoder::new(config.login_limits, config.escapes),
         asked: started,
         claimed: String::new(),
@@ -180,6 +184,7 @@ pub async fn run(
             broker: broker.clone(),
             label: ClientLabel(label(&opened)),
         },
+        config,
         lease: None,
         login: None,
         metrics,
@@ -189,6 +194,7 @@ pub async fn run(
         pinged: None,
         refresh: None,
         session,
+        settings,
         socket,
         source: Source::Password,
         socket_failed: false,
@@ -233,6 +239,12 @@ impl Connection<'_> {
         let sleep = tokio::time::sleep_until(tokio::time::Instant::now());
         tokio::pin!(sleep);
         loop {
+            // First, so that no frame is judged by rules that are no longer the relay's.
+            if self.settings.has_changed().unwrap_or(false)
+                && let Some(close) = self.reconfigure()
+            {
+                return close;
+            }
             if let Some(close) = self.handle_frames() {
                 return close;
             }
@@ -263,6 +275,7 @@ impl Connection<'_> {
         tokio::select! {
             () = drain.cancelled(), if !drained => Turn::Drain,
             () = sleep.as_mut() => Turn::Deadline,
+            Ok(()) = self.settings.changed() => Turn::Reconfigured,
             waited = async { self.login.as_mut().expect("checked by the branch's condition").end().await },
                 if self.login.is_some() => Turn::Login(waited),
             result = async { self.refresh.as_mut().expect("checked by the branch's condition").await },
@@ -300,6 +313,7 @@ impl Connection<'_> {
                     Waited::Renewal(result) => self.handle_renewal(now, result),
                 }
             }
+            Turn::Reconfigured => self.reconfigure(),
             Turn::Refreshed(result) => {
                 self.refresh = None;
                 self.metrics.token_refreshed(result.as_ref().map(|_| ()));
@@ -339,6 +353,12 @@ impl Connection<'_> {
             audit::authenticated(self.subject(), self.source.name());
         }
         close
+    }
+
+    fn reconfigure(&mut self) -> Option<Close> {
+        let settings = self.settings.borrow_and_update().clone();
+        self.logins.auth = settings.auth.clone();
+        self.input(Instant::now(), Input::RulesReplaced(settings.session.rules.clone()))
     }
 
     /// A certificate says who the client is whatever else it showed.

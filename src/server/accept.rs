@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::state::Serving;
 use crate::broker::Broker;
 use crate::clients::{Clients, Place};
 use crate::config::ListenUrl;
-use crate::connection;
+use crate::connection::{self, ConnectionConfig};
 use crate::listener::tcp::{self, AcceptFailure};
 use crate::listener::{Admission, Gate, Opened, Route, Source, Upgrade, WebSocket, serve_connection};
 use crate::metrics::Metrics;
@@ -81,18 +82,16 @@ impl Door {
             report(clients, &peer, Limit::Connections);
         }
         let Some(place) = place else { return };
-        let settings = serving.current();
-        let listener = settings.listeners[self.index].clone();
+        let listener = serving.current().listeners[self.index].clone();
+        let sessions = serving.sessions();
         let (broker, metrics, stop) = (broker.clone(), metrics.clone(), clients.stop().clone());
         let place = Arc::new(place);
         let gate = Arc::new(Counted { clients: clients.clone(), metrics: metrics.clone(), place: place.clone() });
         tokio::spawn(async move {
-            let connection = settings.connection.clone();
-            drop(settings);
             let on_open = {
                 let place = place.clone();
                 move |socket: WebSocket, opened: Opened| {
-                    serve_session(socket, opened, broker.clone(), connection.clone(), metrics.clone(), place.clone())
+                    serve_session(socket, opened, broker.clone(), sessions.clone(), metrics.clone(), place.clone())
                 }
             };
             serve_connection(socket, peer, listener, stop, gate, on_open).await;
@@ -158,9 +157,9 @@ async fn serve_session(
     socket: WebSocket,
     opened: Opened,
     broker: Broker,
-    config: Arc<connection::ConnectionConfig>,
+    settings: watch::Receiver<Arc<ConnectionConfig>>,
     metrics: Arc<Metrics>,
     place: Arc<Place>,
 ) {
-    connection::run(socket, opened, &broker, &config, &metrics, &place).await;
+    connection::run(socket, opened, &broker, settings, &metrics, &place).await;
 }

@@ -13,7 +13,8 @@ use crate::clients::Clients;
 use crate::config::Config;
 use crate::metrics::Metrics;
 
-/// Keys of what is made once, at the start. What all others mean holds for clients, connections and events that come later.
+/// Keys of what is made once, at the start. What all others mean holds for clients, connections and events that come later, but
+/// for those of [`OF_OPEN_SESSIONS`].
 const AT_START: [&str; 14] = [
     "admin.listen",
     "auth.recheck",
@@ -30,6 +31,9 @@ const AT_START: [&str; 14] = [
     "log.format",
     "session.confirm_timeout",
 ];
+
+/// Keys that sessions which are open obey from now on too.
+const OF_OPEN_SESSIONS: [&str; 1] = ["rules"];
 
 /// What a reload acts upon.
 pub(super) struct Reloadable<'a> {
@@ -70,7 +74,10 @@ fn announce(changed: &[String]) {
     let (need_restart, applied): (Vec<String>, Vec<String>) =
         changed.iter().cloned().partition(|key| AT_START.contains(&key.as_str()));
     for key in &applied {
-        info!(key, "changed: applies from now on, to new clients where it is about clients");
+        match OF_OPEN_SESSIONS.contains(&key.as_str()) {
+            true => info!(key, "changed: applies from now on, to sessions that are open too"),
+            false => info!(key, "changed: applies from now on, to new clients where it is about clients"),
+        }
     }
     for key in &need_restart {
         warn!(key, "changed: needs a restart, until then the old value holds");

@@ -1,7 +1,10 @@
-//! What new clients are served with. SIGHUP replaces it as a whole; clients that are in keep what they have.
+//! What clients are served with. SIGHUP replaces it as a whole. Clients that are in see that, and take the part of it that is
+//! meant for them too.
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::watch;
 
 use crate::auth::Authenticator;
 use crate::config::{Config, Scheme};
@@ -13,7 +16,6 @@ use crate::metrics::Metrics;
 /// One generation of settings.
 #[derive(Debug)]
 pub(super) struct Settings {
-    pub(super) connection: Arc<ConnectionConfig>,
     /// In the order of `listen`.
     pub(super) listeners: Vec<Arc<ListenerConfig>>,
     /// Shared by all listeners with TLS.
@@ -22,42 +24,50 @@ pub(super) struct Settings {
 
 /// The current settings.
 #[derive(Debug)]
-pub(super) struct Serving(RwLock<Arc<Settings>>);
+pub(super) struct Serving {
+    sessions: watch::Sender<Arc<ConnectionConfig>>,
+    settings: RwLock<Arc<Settings>>,
+}
 
 impl Serving {
     /// # Errors
     /// A text for people: a certificate, key or folder that can't be used.
     pub(super) fn new(config: &Config, metrics: &Arc<Metrics>) -> Result<Serving, String> {
         let auth = Authenticator::new(config.auth_config(), None, metrics)?;
-        let settings = settings(config, auth, |tls| Acceptor::new(tls, metrics.tls.clone()))?;
-        Ok(Serving(RwLock::new(Arc::new(settings))))
+        let settings = settings(config, |tls| Acceptor::new(tls, metrics.tls.clone()))?;
+        let sessions = watch::Sender::new(Arc::new(config.connection_config(Arc::new(auth))));
+        Ok(Serving { sessions, settings: RwLock::new(Arc::new(settings)) })
     }
 
     /// # Errors
     /// As [`Serving::new`], or the addresses are not the ones that are bound; nothing is replaced then.
     pub(super) fn replace(&self, config: &Config, metrics: &Arc<Metrics>) -> Result<(), String> {
         let before = self.current();
-        let auth = Authenticator::new(config.auth_config(), Some(&before.connection.auth), metrics)?;
-        let settings = Arc::new(settings(config, auth, |tls| match &before.tls {
+        let auth = Authenticator::new(config.auth_config(), Some(&self.sessions.borrow().auth), metrics)?;
+        let settings = Arc::new(settings(config, |tls| match &before.tls {
             Some(acceptor) => acceptor.successor(tls),
             None => Acceptor::new(tls, metrics.tls.clone()),
         })?);
-        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.settings.write().unwrap_or_else(PoisonError::into_inner);
         if settings.listeners.len() != current.listeners.len() {
             return Err("the number of listen addresses changed, which needs a restart".to_owned());
         }
         *current = settings;
+        self.sessions.send_replace(Arc::new(config.connection_config(Arc::new(auth))));
         Ok(())
     }
 
     pub(super) fn current(&self) -> Arc<Settings> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn sessions(&self) -> watch::Receiver<Arc<ConnectionConfig>> {
+        self.sessions.subscribe()
     }
 }
 
 fn settings(
     config: &Config,
-    auth: Authenticator,
     acceptor: impl FnOnce(TlsConfig) -> Result<Acceptor, TlsError>,
 ) -> Result<Settings, String> {
     let root = match &config.http.root {
@@ -72,8 +82,7 @@ fn settings(
         };
         Arc::new(config.listener_config(&url.path, tls, root.clone()))
     });
-    let listeners = listeners.collect();
-    Ok(Settings { connection: Arc::new(config.connection_config(Arc::new(auth))), listeners, tls })
+    Ok(Settings { listeners: listeners.collect(), tls })
 }
 
 fn static_root(folder: &Path) -> Result<StaticRoot, String> {

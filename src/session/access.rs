@@ -1,5 +1,7 @@
 //! The session's side of the rules: each SEND, SUBSCRIBE and UNSUBSCRIBE that deletes a queue is judged here before anything
-//! comes of it, and again where it waited while the client's identity could change.
+//! comes of it, and again where it lasts while the client's identity or the rules change.
+
+use std::sync::Arc;
 
 use super::Session;
 use super::destination::Destination;
@@ -7,8 +9,9 @@ use super::identity::Identity;
 use super::io::LoggedIn;
 use super::queue::FlagEra;
 use super::refusal::{CloseCode, Refusal};
-use super::rules::{COPIES_MAX, Client, Demand, Denial, Operation, Permit, Purpose, Stance};
+use super::rules::{COPIES_MAX, Client, Demand, Denial, Operation, Permit, Purpose, RuleSet, Stance};
 use super::state::State;
+use super::subscription::Revoked;
 use super::transaction::Action;
 use crate::stomp::{Frame, Version};
 
@@ -20,7 +23,7 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// What the relay asks for itself.
+    /// Where no rule is asked.
     pub(super) const OWN: Access = Access { demand: None, permit: Permit::OPEN };
 
     /// The destination as it may be used: a queue that may not be declared must exist.
@@ -55,8 +58,10 @@ impl Session {
     }
 
     fn judge(&self, operation: Operation, frame: &Frame, destination: &Destination) -> Result<Access, Refusal> {
-        // Neither frame takes it; the answer is the same for everybody.
-        if !self.has_rules() || matches!(destination, Destination::TempQueue(_)) {
+        // What lasts is judged again when there are other rules, so its demand is kept even where there are none yet.
+        let lasts = operation == Operation::Subscribe || frame.headers.contains("transaction");
+        // No frame takes a reply queue; the answer is the same for everybody.
+        if matches!(destination, Destination::TempQueue(_)) || !(lasts || self.has_rules()) {
             return Ok(Access::OWN);
         }
         let config = &self.config;
@@ -96,7 +101,7 @@ impl Session {
         Err(self.denied("SUBSCRIBE", destination, &Denial::Prefetch(limit)))
     }
 
-    /// Whether all of it is still allowed: the identity may have changed since BEGIN.
+    /// Whether all of it is still allowed: identity or rules may be others since BEGIN.
     pub(super) fn judge_commit(&mut self, actions: &[Action]) -> Result<(), Refusal> {
         for action in actions {
             let Action::Publish(send) = action else { continue };
@@ -109,24 +114,46 @@ impl Session {
         Ok(())
     }
 
-    /// The client is somebody with other rights from now on. Subscriptions that it may no longer have end without a frame:
-    /// no MESSAGE of theirs follows, and a later UNSUBSCRIBE of one is answered as if it were there.
-    ///
-    /// Returns the ids of those subscriptions, of those without id the destinations, in the order in which they were made, so
-    /// that whoever answers the change can name them.
-    pub(super) fn change_identity(&mut self, identity: Identity) -> Vec<String> {
+    pub(super) fn change_identity(&mut self, identity: Identity) {
         self.identity = identity;
-        if !matches!(self.state, State::Open { .. } | State::Suspended { .. }) {
-            return Vec::new();
+        self.judge_subscriptions();
+    }
+
+    pub(super) fn replace_rules(&mut self, rules: Arc<RuleSet>) {
+        if self.rules != rules {
+            self.rules = rules;
+            self.judge_subscriptions();
         }
-        let mut lost = Vec::new();
+    }
+
+    /// Identity or rules are others than when these were allowed. Each that may no longer be ends with an ERROR; in
+    /// compatibility mode the session goes on, and a later UNSUBSCRIBE of one is answered as if it were there.
+    fn judge_subscriptions(&mut self) {
+        if !matches!(self.state, State::Open { .. } | State::Suspended { .. }) {
+            return;
+        }
+        let mut refusals = Vec::new();
         for (key, demand) in self.subscriptions.demands() {
             match self.permit(&demand) {
                 Ok(permit) => self.subscriptions.allow_by(key, permit),
-                Err(_) => lost.extend(self.revoke_subscription(key)),
+                Err(denial) => {
+                    refusals.extend(self.revoke_subscription(key).map(|revoked| self.lost(revoked, &denial)))
+                }
             }
         }
-        lost
+        self.stats.subscribes_denied += refusals.len() as u64;
+        for refusal in refusals {
+            if matches!(self.state, State::Ended) {
+                return;
+            }
+            self.refuse(refusal);
+        }
+    }
+
+    fn lost(&self, Revoked { destination, id }: Revoked, denial: &Denial) -> Refusal {
+        let refusal = self.denied("SUBSCRIBE", &destination, denial);
+        let body = format!("no longer allowed: {}", refusal.body);
+        Refusal { body, ..refusal }.about_subscription(&id.unwrap_or(destination))
     }
 
     fn permit(&self, demand: &Demand) -> Result<Permit, Denial> {
@@ -135,11 +162,11 @@ impl Session {
             topic_exchange: self.config.default_topic_exchange.as_str(),
             virtual_host: &self.virtual_host_name,
         };
-        self.config.rules.judge(demand, &client, self.config.stance)
+        self.rules.judge(demand, &client, self.config.stance)
     }
 
     fn has_rules(&self) -> bool {
-        self.config.stance == Stance::Closed || !self.config.rules.is_empty()
+        self.config.stance == Stance::Closed || !self.rules.is_empty()
     }
 
     fn check_room(&self, permit: &Permit) -> Result<(), Refusal> {

@@ -110,6 +110,7 @@ pub struct SessionConfig {
     /// The same for the client modes when the client asks for no `prefetch-count`.
     pub prefetch_client: u16,
     pub replay: Replay,
+    /// Until they are replaced.
     pub rules: Arc<RuleSet>,
     /// SENDs of one client; a faster one is not read for a while.
     pub send_rate: Rate,

@@ -1,11 +1,14 @@
 //! What goes into a session and what comes out: two closed enums, so that everything that can happen to a client is listed here.
 
+use std::sync::Arc;
+
 use super::admission::Limit;
 use super::command::BrokerCommand;
 use super::event::{BrokerEvent, BrokerInfo, LoginFailure};
 use super::identity::Identity;
 use super::proof::{Denial, Evidence, ProofFailure, Token};
 use super::refusal::{Close, CloseCode};
+use super::rules::RuleSet;
 use crate::stomp::{DecodeError, Frame};
 
 #[derive(Debug)]
@@ -16,8 +19,6 @@ pub enum Input {
     /// All frames put out so far have been written to the socket.
     Flushed,
     Frame(Frame),
-    /// Of a session that is logged in: subscriptions that the new identity may not have end without a frame.
-    IdentityChanged(Identity),
     Login(Result<LoggedIn, Denial>),
     /// The bytes are no STOMP frame; nothing after them can be read.
     Malformed(DecodeError),
@@ -29,6 +30,8 @@ pub enum Input {
     Refreshed(Result<Identity, ProofFailure>),
     /// The answer to `Output::Resume`.
     Resumed(Result<BrokerInfo, LoginFailure>),
+    /// Other rules hold from now on, for what was allowed before too.
+    RulesReplaced(Arc<RuleSet>),
     /// The client is gone, and everything it sent before has been handed over.
     TransportClosed,
     /// The deadline of `poll_timeout` has come.

@@ -59,6 +59,7 @@ use publish::Publishing;
 use queue::{FlagEra, QueueRules};
 use refresh::Refresh;
 use refusal::{Close, CloseCode, Refusal};
+use rules::RuleSet;
 use state::{Departure, State};
 pub use stats::Stats;
 use subscription::Subscriptions;
@@ -110,6 +111,7 @@ pub struct Session {
     queue_names: (u64, [u8; 16]),
     /// A new token that is being checked.
     refresh: Option<Refresh>,
+    rules: Arc<RuleSet>,
     state: State,
     stats: Stats,
     subscriptions: Subscriptions,
@@ -147,6 +149,7 @@ impl Session {
             publishing: Publishing::default(),
             queue_names: (0, seed.queue_names),
             refresh: None,
+            rules: config.rules.clone(),
             state: State::AwaitConnect { deadline: now + config.login_timeout, failures: 0 },
             stats: Stats::default(),
             subscriptions: Subscriptions::default(),
@@ -174,15 +177,13 @@ impl Session {
             Input::Drain => self.handle_drain(),
             Input::Flushed => self.settle_flushed(),
             Input::Frame(frame) => self.handle_frame(frame),
-            Input::IdentityChanged(identity) => {
-                self.change_identity(identity);
-            }
             Input::Login(result) => self.handle_login(now, result),
             Input::NotAdmitted(limit) => self.refuse(limit.refusal()),
             Input::Malformed(error) => self.handle_malformed(&error),
             Input::Refreshed(result) => self.handle_refreshed(result),
             Input::Received => self.liveness.received(now),
             Input::Resumed(result) => self.handle_resumed(result),
+            Input::RulesReplaced(rules) => self.replace_rules(rules),
             Input::Timeout => self.handle_timeout(),
             Input::TransportClosed => self.handle_transport_closed(),
             Input::Unreadable { close, reason } => self.handle_unreadable(close, reason),

@@ -44,10 +44,11 @@ impl Session {
         let Some(Refresh { receipt }) = self.refresh.take() else { return };
         match result {
             Ok(identity) => {
-                self.change_identity(identity);
+                // First: what the new token does not allow may end the session.
                 if let Some(receipt) = receipt {
                     self.receipt(&receipt);
                 }
+                self.change_identity(identity);
             }
             Err(failure) => {
                 let why = match failure {

@@ -22,6 +22,8 @@ use super::refusal::{CloseCode, Refusal};
 use super::state::State;
 use crate::stomp::{Frame, Version};
 
+pub(super) use rights::Revoked;
+
 /// Ids of this form belong to the reply queues that a SEND's `reply-to` makes.
 const REPLY_PREFIX: &str = "/temp-queue/";
 

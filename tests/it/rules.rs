@@ -6,6 +6,7 @@ mod explain;
 mod fence;
 mod play;
 mod properties;
+mod reload;
 mod table;
 
 use std::collections::BTreeMap;

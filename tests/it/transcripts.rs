@@ -6,6 +6,7 @@
 //! C> SEND destination:/queue/a | hi   the client's frame; \s is a blank, \n a line feed
 //! B> confirmed 0                      an event of the broker
 //! L> user                             a limit keeps the client out
+//! R> send=/queue/a ; subscribe=**     other rules from now on, as after `set rule`; none without
 //! T> 10s                              time passes; every deadline on the way is met
 //! W>                                  all that came out has been written to the socket
 //! ```
@@ -204,6 +205,10 @@ impl Player {
                 "connections" => Limit::Connections,
                 _ => panic!("unknown limit {rest}"),
             })),
+            "R>" => {
+                let rules = rest.split(" ; ").filter(|text| !text.is_empty()).map(rule).collect();
+                self.input(Input::RulesReplaced(Arc::new(RuleSet::new(rules))));
+            }
             "T>" => self.pass(rest),
             "W>" => self.input(Input::Flushed),
             _ => panic!("unknown line {line}"),
@@ -261,10 +266,12 @@ fn frame_bytes(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Of guest, to the end of this many seconds if there are any.
-fn identity(seconds: Option<&&str>, now: Instant) -> Identity {
-    let expires_at = seconds.map(|seconds| now + Duration::from_secs(seconds.parse().unwrap()));
-    Identity { expires_at, ..Identity::of_login("guest") }
+/// Of guest: to the end of this many seconds if there are any, then claims as `NAME:VALUE`.
+fn identity(words: &[&str], now: Instant) -> Identity {
+    let expires_at = words.first().map(|seconds| now + Duration::from_secs(seconds.parse().unwrap()));
+    let claims = words.iter().filter_map(|word| word.split_once(':'));
+    let claims = claims.map(|(name, value)| (name.to_owned(), vec![value.to_owned()])).collect();
+    Identity { claims, expires_at, ..Identity::of_login("guest") }
 }
 
 fn broker_input(text: &str, now: Instant) -> Input {
@@ -276,7 +283,7 @@ fn broker_input(text: &str, now: Instant) -> Input {
             return Input::Login(match words[1] {
                 "ok" => Ok(LoggedIn {
                     broker: BrokerInfo { version: words[2].to_owned() },
-                    identity: identity(words.get(3), now),
+                    identity: identity(&words[3..], now),
                 }),
                 "expired" => Err(ProofFailure::Expired.into()),
                 "keyless" => Err(ProofFailure::Unavailable.into()),
@@ -286,11 +293,6 @@ fn broker_input(text: &str, now: Instant) -> Input {
                 "vhost" => Err(LoginFailure::VirtualHost { reply_text: rest(2) }.into()),
                 _ => Err(LoginFailure::Unavailable { reason: rest(2) }.into()),
             });
-        }
-        "identity" => {
-            let claims = words[2..].iter().filter_map(|word| word.split_once(':'));
-            let claims = claims.map(|(name, value)| (name.to_owned(), vec![value.to_owned()])).collect();
-            return Input::IdentityChanged(Identity { claims, ..Identity::of_login(words[1]) });
         }
         "blocked" => BrokerEvent::Blocked,
         "cancelled" => BrokerEvent::SubscriptionCancelled { key: SubscriptionKey(number(1)) },
@@ -306,7 +308,7 @@ fn broker_input(text: &str, now: Instant) -> Input {
         },
         "refreshed" => {
             return Input::Refreshed(match words[1] {
-                "ok" => Ok(identity(words.get(2), now)),
+                "ok" => Ok(identity(&words[2..], now)),
                 "keyless" => Err(ProofFailure::Unavailable),
                 "expired" => Err(ProofFailure::Expired),
                 _ => Err(ProofFailure::Refused),

@@ -6,6 +6,12 @@ use crate::session::command::{AfterUnsubscribe, SubscriptionKey};
 use crate::session::refusal::Refusal;
 use crate::session::rules::{Demand, Permit, Stance};
 
+/// How the client knows a subscription that was taken away.
+pub(in crate::session) struct Revoked {
+    pub(in crate::session) destination: String,
+    pub(in crate::session) id: Option<String>,
+}
+
 impl Subscriptions {
     /// Those that rules judged, in the order in which they were made.
     pub(in crate::session) fn demands(&self) -> Vec<(SubscriptionKey, Demand)> {
@@ -47,18 +53,18 @@ impl Session {
         self.judge_delete("durable", demand.as_deref(), &destination)
     }
 
-    /// Ends a subscription without a word; its queue stays if it is durable. Returns how the client names it.
-    pub(in crate::session) fn revoke_subscription(&mut self, key: SubscriptionKey) -> Option<String> {
+    /// Ends a subscription without a word; its queue stays if it is durable.
+    pub(in crate::session) fn revoke_subscription(&mut self, key: SubscriptionKey) -> Option<Revoked> {
         let subscription = self.subscriptions.by_key.get(&key)?;
         let (name, id) = (subscription.name.clone(), subscription.id.clone());
         let then = if subscription.making.exclusive { AfterUnsubscribe::Delete } else { AfterUnsubscribe::Keep };
-        let shown = id.unwrap_or_else(|| subscription.destination.clone());
+        let gone = Revoked { destination: subscription.destination.clone(), id };
         let revoked = &mut self.subscriptions.revoked;
         if revoked.len() >= self.config.subscriptions_max {
             revoked.clear();
         }
         revoked.insert(name);
         self.stop_subscription(key, None, then);
-        Some(shown)
+        Some(gone)
     }
 }

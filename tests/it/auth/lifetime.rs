@@ -2,11 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::issuer::{claims, issuer};
+use stomp_relay::server::Signal;
+use stomp_relay::stomp::Command;
+
+use super::issuer::{AUDIENCE, claims, issuer};
 use super::key_server::{Answer, KeyServer};
 use super::settings;
 use crate::support::process::get;
 use crate::support::rabbit::Rabbit;
+use crate::support::raw_http::within;
 use crate::support::relay::Relay;
 use crate::support::stomp::Client;
 
@@ -69,4 +73,29 @@ async fn a_bad_new_token_leaves_the_session_with_the_old_one() {
     client.subscribe("id:1\ndestination:/topic/auth.not_refreshed").await;
     client.error("Token expired").await;
     assert_eq!(client.closed().await.0, 4001);
+}
+
+#[tokio::test]
+async fn a_new_token_is_judged_by_what_a_reload_has_brought() {
+    let (relay, server) = relay().await;
+    let mut client = alice(&relay, 60).await;
+    let token = issuer().rs256(&claims("alice", 60));
+    let refresh = format!("SEND\ndestination:/auth/tokens\nreceipt:r\n\n{token}");
+    client.send(&refresh).await;
+    client.receipt("r").await;
+    relay.rewrite(&settings::relay(&server).replace(AUDIENCE, "another"));
+    relay.signal(Signal::Reload).await;
+    within("the token is refused", async {
+        loop {
+            client.send(&refresh).await;
+            let answer = client.frame().await;
+            if answer.command == Command::Error {
+                break assert_eq!(answer.header("error-code"), Some("auth.refresh_refused"));
+            }
+        }
+    })
+    .await;
+    // The session goes on with the token that it has.
+    client.subscribe("id:1\ndestination:/topic/auth.reloaded").await;
+    client.disconnect().await;
 }

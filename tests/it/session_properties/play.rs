@@ -53,11 +53,10 @@ pub struct Played {
 }
 
 fn rules() -> RuleSet {
-    let rule = |claims: &[(&str, &str)], patterns: &[&str]| {
-        let claims = claims.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let rule = |patterns: &[&str]| {
         let patterns: Vec<_> = patterns.iter().filter_map(|pattern| Pattern::parse(pattern).ok()).collect();
         Rule {
-            audience: Audience::new(&[], &claims, &[], &[]),
+            audience: Audience::default(),
             effect: Effect::Allow,
             grants: Grants { subscriptions_max: Some(4), ..Grants::default() },
             line: None,
@@ -66,7 +65,7 @@ fn rules() -> RuleSet {
             subscribe: patterns,
         }
     };
-    RuleSet::new(vec![rule(&[("role", "all")], &["**"]), rule(&[], &["/queue/a", "/topic/**", "/queue/c"])])
+    RuleSet::new(vec![rule(&["/queue/a", "/topic/**", "/queue/c"])])
 }
 
 /// Choices, and zero for ever behind the last.
@@ -222,19 +221,16 @@ impl Stage {
             84 => self.input(Input::Malformed(DecodeError::ContentLengthNegative)),
             85 => self.input(Input::Unreadable { close: CloseCode::TooBig, reason: "large".to_owned() }),
             86 => self.fail(Concern::Session, bytes.next()),
-            141..=200 if self.client.connected => self.change_identity(bytes),
+            141..=200 if self.client.connected => self.replace_rules(bytes),
             87..=140 => self.lose_lease(bytes.next()),
             _ => {}
         }
     }
 
-    /// With the claim, everything is allowed; without it, subscriptions and transactions may lose their ground.
-    fn change_identity(&mut self, bytes: &mut Bytes<'_>) {
-        let mut identity = Identity::of_login("user");
-        if bytes.rarely(2) {
-            identity.claims.insert("role".to_owned(), vec!["all".to_owned()]);
-        }
-        self.input(Input::IdentityChanged(identity));
+    /// Without rules everything is allowed; with them, subscriptions and transactions may lose their ground.
+    fn replace_rules(&mut self, bytes: &mut Bytes<'_>) {
+        let rules = if bytes.rarely(2) { RuleSet::default() } else { rules() };
+        self.input(Input::RulesReplaced(Arc::new(rules)));
     }
 
     fn time_passes(&mut self, bytes: &mut Bytes<'_>) {
