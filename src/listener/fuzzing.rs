@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use super::gate::{Admission, Gate, Route, Upgrade};
+use super::presented::{CookieConfig, PresentedConfig};
 use super::source::{ProxyConfig, Source};
 use super::stream::Stream;
 use super::{ListenerConfig, Opcode, WebSocketConfig, http, proxy_protocol};
@@ -86,6 +87,12 @@ pub async fn knock(bytes: &[u8]) -> Knocked {
         origins: vec![ORIGIN.parse().expect("an origin")],
         proxy,
         strict_transport_security: None,
+        presented: PresentedConfig {
+            basic: true,
+            bearer: true,
+            cookie: Some(CookieConfig { name: "token".to_owned(), origins: vec![ORIGIN.to_owned()] }),
+            subprotocol: true,
+        },
         websocket: WebSocketConfig { message_bytes_max: 1000, opcode: Opcode::TextWhenUtf8 },
     });
     let (mut client, relay) = tokio::io::duplex(1 << 20);
