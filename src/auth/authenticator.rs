@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::rand;
 use tracing::info;
 
 use super::attempts::{AttemptLimits, Attempts};
@@ -166,7 +167,7 @@ impl Authenticator {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let Verified { claims, expires, user } = self.verify(token, rules, now.as_secs(), client).await?;
         let left = (Duration::from_secs(expires) + rules.leeway).saturating_sub(now);
-        let expires_at = Instant::now().checked_add(left);
+        let expires_at = Instant::now().checked_add(end(left, rules.leeway, share()));
         let identity = Identity { user, claims, certificate_name: None, expires_at };
         let (credentials, links) = match upstream {
             Upstream::Service => (self.service.clone().ok_or(ProofFailure::Refused)?, Links::Shared),
@@ -198,5 +199,39 @@ impl Authenticator {
                 _ => ProofFailure::Refused,
             }
         })
+    }
+}
+
+/// When a session ends whose token is accepted for `left` yet, the leeway included. Tokens of many clients may end in the same
+/// second, and so would their sessions; `share`, from 0 to 1, spreads these over the leeway, or over what is left of it.
+fn end(left: Duration, leeway: Duration, share: f64) -> Duration {
+    left - leeway.min(left).mul_f64(share)
+}
+
+/// Another one each time, less than 1.
+fn share() -> f64 {
+    let mut bytes = [0; 4];
+    // Without a random source all sessions end together, which is no harm.
+    let _ = rand::fill(&mut bytes);
+    f64::from(u32::from_le_bytes(bytes)) / 2_f64.powi(32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_ends_between_the_end_of_its_token_and_that_of_the_leeway() {
+        let seconds = Duration::from_secs;
+        for (left, leeway, share, expected) in [
+            (seconds(65), seconds(5), 0.0, seconds(65)),
+            (seconds(65), seconds(5), 0.5, Duration::from_millis(62_500)),
+            (seconds(65), seconds(5), 1.0, seconds(60)),
+            (seconds(60), seconds(0), 0.9, seconds(60)),
+            // The token is over, and accepted because of the leeway: some of what is left of it is the session's.
+            (seconds(4), seconds(5), 0.5, seconds(2)),
+        ] {
+            assert_eq!(end(left, leeway, share), expected, "{left:?} {leeway:?} {share}");
+        }
     }
 }

@@ -13,7 +13,8 @@ pub struct Identity {
     pub claims: BTreeMap<String, Vec<String>>,
     /// Common name of the client's certificate.
     pub certificate_name: Option<String>,
-    /// The session ends then, unless the identity is renewed before.
+    /// The session ends then, unless the identity is renewed before. For a token, some moment between its end and that of the
+    /// leeway.
     pub expires_at: Option<Instant>,
 }
 

@@ -67,6 +67,22 @@ async fn a_certificate_works_as_the_service_account_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn sessions_with_the_same_end_of_their_tokens_end_one_after_the_other() {
+    let server = KeyServer::start(Answer::json(&issuer().key_set())).await;
+    let relay = authenticator(config(Some(&server), true, Upstream::Service), None);
+    let (token, start) = (token("alice"), Instant::now());
+    let mut ends = Vec::new();
+    for _ in 0..100 {
+        ends.push(relay.admit(&token, "test").await.unwrap().identity.expires_at.unwrap());
+    }
+    ends.sort();
+    let (first, last) = (ends[0] - start, ends[99] - start);
+    assert!(first >= Duration::from_secs(59) && last <= Duration::from_secs(66), "{first:?} to {last:?}");
+    // Of 5 s, all within one would be no chance.
+    assert!(last - first > Duration::from_secs(1), "{first:?} to {last:?}");
+}
+
+#[tokio::test]
 async fn a_token_brings_its_claims_and_its_end() {
     let server = KeyServer::start(Answer::json(&issuer().key_set())).await;
     let relay = authenticator(config(Some(&server), true, Upstream::Service), None);
@@ -74,7 +90,8 @@ async fn a_token_brings_its_claims_and_its_end() {
     assert_eq!((admitted.credentials.login.as_str(), admitted.links), ("service", Links::Shared));
     assert_eq!(admitted.identity.claims["aud"], [AUDIENCE]);
     let left = admitted.identity.expires_at.unwrap() - Instant::now();
-    assert!((Duration::from_secs(60)..=Duration::from_secs(66)).contains(&left), "exp and the leeway: {left:?}");
+    // Seconds in a token are whole.
+    assert!((Duration::from_secs(59)..=Duration::from_secs(65)).contains(&left), "exp and the leeway: {left:?}");
     let broker = authenticator(config(Some(&server), false, Upstream::Token), None);
     let Evidence { proof: Proof::Token(text), .. } = token("alice") else { unreachable!() };
     let admitted = broker.renew(&text, "alice", "test").await.unwrap();
