@@ -123,7 +123,7 @@ struct Connection<'a> {
     pinged: Option<Instant>,
     refresh: Option<Refresh>,
     session: Session,
-    /// What clients are served with that come now. Of these a client that is in gets the rules and the authenticator.
+    /// What clients are served with that come now. A client that is in gets the rules of that, and has new tokens judged by it.
     settings: watch::Receiver<Arc<ConnectionConfig>>,
     socket: WebSocket,
     /// Of the login that is being checked.
@@ -356,9 +356,8 @@ impl Connection<'_> {
     }
 
     fn reconfigure(&mut self) -> Option<Close> {
-        let settings = self.settings.borrow_and_update().clone();
-        self.logins.auth = settings.auth.clone();
-        self.input(Instant::now(), Input::RulesReplaced(settings.session.rules.clone()))
+        let rules = self.settings.borrow_and_update().session.rules.clone();
+        self.input(Instant::now(), Input::RulesReplaced(rules))
     }
 
     /// A certificate says who the client is whatever else it showed.
@@ -503,7 +502,10 @@ impl Connection<'_> {
                 }
                 Output::Refresh { token, user } => {
                     let secret = self.lease.as_ref().map(Channel::secret);
-                    self.refresh = Some(Box::pin(self.logins.clone().refresh(token, user, secret)));
+                    // As new clients are judged. A login is not: whose account it brings must fit the session's stance.
+                    let auth = self.settings.borrow().auth.clone();
+                    let logins = Logins { auth, ..self.logins.clone() };
+                    self.refresh = Some(Box::pin(logins.refresh(token, user, secret)));
                 }
                 Output::Resume { attempt } => {
                     if self.gauges.presence() != Presence::Suspended {
