@@ -18,6 +18,7 @@ use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
@@ -46,6 +47,9 @@ const READ_AHEAD_MAX: usize = 64 * 1024;
 
 /// Frames handled before the socket is written and everything else is looked at again.
 const FRAMES_PER_TURN: usize = 64;
+
+/// Events of the broker handled before the socket is written, so that what they bring shares a write.
+const EVENTS_PER_TURN: usize = 64;
 
 /// Capacity that the buffer of an idle client keeps.
 const KEPT_CAPACITY: usize = 8 * 1024;
@@ -198,6 +202,7 @@ pub async fn run(
         Some(close) => close,
         None => connection.serve(&place.drain).await,
     };
+    connection.count();
     let stats = connection.session.stats();
     let peer = if connection.peer_gone { Peer::Gone } else { Peer::There };
     let reason = close_reason(close.code, peer);
@@ -238,6 +243,7 @@ impl Connection<'_> {
             }
             let now = Instant::now();
             self.gauges.gauge(self.numbers());
+            self.count();
             if !self.socket_failed {
                 self.stall.observe(now, self.socket.queued_bytes(), self.socket.written_bytes());
             }
@@ -287,7 +293,7 @@ impl Connection<'_> {
         let now = Instant::now();
         match turn {
             Turn::Again => None,
-            Turn::Broker(event) => self.input(now, Input::Broker(event)),
+            Turn::Broker(event) => self.handle_broker(now, event),
             Turn::Deadline if self.stall.is_over(now, self.config.write_timeout) => {
                 self.input(now, Input::WriteStalled)
             }
@@ -314,6 +320,21 @@ impl Connection<'_> {
             Turn::Socket(Ok(Event::Incoming(incoming))) => self.handle_incoming(now, incoming),
             Turn::Socket(Err(error)) => self.handle_socket_error(now, error),
         }
+    }
+
+    /// And what else is there already. The next wait asks the lease again, with a waker that wakes.
+    fn handle_broker(&mut self, now: Instant, event: BrokerEvent) -> Option<Close> {
+        let mut next = Some(event);
+        let mut handled = 0;
+        while let Some(event) = next {
+            if let Some(close) = self.input(now, Input::Broker(event)) {
+                return Some(close);
+            }
+            handled += 1;
+            let more = handled < EVENTS_PER_TURN && self.has_room();
+            next = self.lease.as_mut().filter(|_| more).and_then(|lease| lease.next_event().now_or_never());
+        }
+        None
     }
 
     fn handle_login(&mut self, now: Instant, result: Login) -> Option<Close> {
@@ -440,11 +461,6 @@ impl Connection<'_> {
 
     fn input(&mut self, now: Instant, input: Input) -> Option<Close> {
         self.session.handle_input(now, input);
-        let stats = self.session.stats();
-        if stats != self.counted {
-            self.metrics.count(&stats, &self.counted);
-            self.counted = stats;
-        }
         if let Some(time) = self.session.take_confirm_time() {
             self.metrics.confirmed(time);
         }
@@ -523,6 +539,14 @@ impl Connection<'_> {
         let mut bytes = BytesMut::new();
         encode(frame, &mut bytes);
         self.socket.queue(bytes.freeze());
+    }
+
+    fn count(&mut self) {
+        let stats = self.session.stats();
+        if stats != self.counted {
+            self.metrics.count(&stats, &self.counted);
+            self.counted = stats;
+        }
     }
 
     fn numbers(&self) -> Gauged {
