@@ -204,7 +204,7 @@ pub async fn run(
     };
     let stats = connection.session.stats();
     let peer = if connection.peer_gone { Peer::Gone } else { Peer::There };
-    let reason = close_reason(close.code, peer);
+    let reason = close_reason(&close, peer);
     connection.gauges.show(Presence::Unknown);
     connection.gauges.gauge(Gauged::default());
     metrics.session_closed(reason, started.elapsed().as_secs_f64());

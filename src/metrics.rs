@@ -16,7 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::session::Stats;
 use crate::session::proof::{Denial, ProofFailure};
-use crate::session::refusal::CloseCode;
+use crate::session::refusal::{Close, CloseCode};
 use crate::stomp::Command;
 
 /// Seconds: from a second to a day, with the idle limits of common proxies between.
@@ -368,13 +368,19 @@ impl Metrics {
 }
 
 /// Why a session ended, for the log and the metrics.
-pub fn close_reason(code: CloseCode, peer: Peer) -> &'static str {
-    match (code, peer) {
+pub fn close_reason(close: &Close, peer: Peer) -> &'static str {
+    match (close.code, peer) {
         (CloseCode::Normal, Peer::Gone) => "network",
         (CloseCode::Normal, Peer::There) => "client",
         (CloseCode::ProtocolError | CloseCode::InvalidFrame | CloseCode::TooBig, _) => "protocol",
         (CloseCode::PolicyViolation, _) => "policy",
-        (CloseCode::InternalError | CloseCode::TryAgainLater, _) => "broker",
+        (CloseCode::InternalError, _) => "broker",
+        (CloseCode::TryAgainLater, _) => match close.error {
+            Some("auth.too_many_failures") => "limit",
+            Some("auth.unavailable") => "auth_unavailable",
+            Some(code) if code.starts_with("limit.") => "limit",
+            _ => "broker",
+        },
         (CloseCode::ServiceRestart, _) => "drain",
         (CloseCode::TokenExpired, _) => "token_expired",
         (CloseCode::SlowConsumer, _) => "slow_consumer",
