@@ -106,7 +106,7 @@ struct Connection<'a> {
     /// Who it says it is, in the login that is being checked.
     claimed: String,
     /// Its address and the proxies between, for the audit log.
-    client: String,
+    client: &'a str,
     /// Of the client's certificate.
     common_name: Option<String>,
     /// What of the session's totals is in the metrics already.
@@ -119,6 +119,8 @@ struct Connection<'a> {
     metrics: &'a Metrics,
     /// The buffer may hold another complete frame.
     more: bool,
+    /// Of the page, for the audit log; empty for programs.
+    origin: &'a str,
     /// The client sends nothing more; what it sent before is still handled.
     peer_gone: bool,
     place: &'a Place,
@@ -164,17 +166,18 @@ pub async fn run(
     let evidence = login::evidence(opened.presented.take(), certificate);
     let session = Session::new(config.session.clone(), seed(), locality, started).with_presented(evidence);
     let id = session.id().to_owned();
-    info!(session = id, peer = %opened.peer, client = %opened.source, origin = opened.origin.as_deref().unwrap_or(""), "session opened");
+    let origin = opened.origin.as_deref().unwrap_or("");
+    info!(session = id, peer = %opened.peer, client = %opened.source, origin, "session opened");
     let client = opened.source.to_string();
-    let who = Subject { client: &client, session: &id, user: "", vhost: "" };
-    audit::opened(who, opened.origin.as_deref().unwrap_or(""), opened.user_agent.as_deref().unwrap_or(""));
+    let who = Subject { client: &client, origin, session: &id, user: "", vhost: "" };
+    audit::opened(who, opened.user_agent.as_deref().unwrap_or(""));
     let mut connection = Connection {
         buffer: BytesMut::new(),
         config,
         decoder: Decoder::new(config.login_limits, config.escapes),
         asked: started,
         claimed: String::new(),
-        client: client.clone(),
+        client: &client,
         common_name,
         counted: Stats::default(),
         gauges: Gauges::new(metrics),
@@ -188,6 +191,7 @@ pub async fn run(
         login: None,
         metrics,
         more: false,
+        origin,
         peer_gone: false,
         place,
         pinged: None,
@@ -205,7 +209,7 @@ pub async fn run(
     connection.count();
     let stats = connection.session.stats();
     let peer = if connection.peer_gone { Peer::Gone } else { Peer::There };
-    let reason = close_reason(close.code, peer);
+    let reason = close_reason(&close, peer);
     connection.gauges.show(Presence::Unknown);
     connection.gauges.gauge(Gauged::default());
     metrics.session_closed(reason, started.elapsed().as_secs_f64());
@@ -472,6 +476,11 @@ impl Connection<'_> {
                         lease.execute(command);
                     }
                 }
+                Output::Denied(denied) => {
+                    self.metrics.denied(denied.command);
+                    let rule = denied.rule.as_ref().map(|(number, name)| (*number, name.as_deref()));
+                    audit::denied(self.subject(), &denied.what, rule);
+                }
                 Output::Frame(frame) => self.send(&frame),
                 Output::Heartbeat => self.socket.queue(Bytes::from_static(b"\n")),
                 Output::LoggedIn => {
@@ -516,7 +525,7 @@ impl Connection<'_> {
     /// For the audit log.
     fn subject(&self) -> Subject<'_> {
         let (session, user, vhost) = (self.session.id(), self.session.login(), self.session.virtual_host());
-        Subject { client: &self.client, session, user, vhost }
+        Subject { client: self.client, origin: self.origin, session, user, vhost }
     }
 
     fn not_admitted(&mut self, now: Instant, limit: Limit) {
@@ -528,10 +537,6 @@ impl Connection<'_> {
         self.metrics.frame(&frame.command, Direction::Out);
         if let (Command::Error, Some(code)) = (&frame.command, frame.header("error-code")) {
             self.metrics.error(code);
-            if code == "auth.denied" {
-                let text = String::from_utf8_lossy(&frame.body);
-                audit::denied(self.subject(), text.lines().next().unwrap_or_default());
-            }
         }
         if self.socket_failed {
             return;
