@@ -20,44 +20,51 @@ fn cut(text: &str) -> &str {
 pub struct Subject<'a> {
     /// The address, and the proxies between.
     pub client: &'a str,
+    /// Of the page, as the client says; empty for programs.
+    pub origin: &'a str,
     pub session: &'a str,
     /// Empty before the login.
     pub user: &'a str,
     pub vhost: &'a str,
 }
 
-/// `origin` and `user_agent` are as the client says.
-pub fn opened(who: Subject<'_>, origin: &str, user_agent: &str) {
-    let (origin, user_agent) = (cut(origin), cut(user_agent));
-    info!(target: TARGET, event = "connection.opened", session = who.session, client = who.client, origin, user_agent);
+/// An event with what is known about its subject, and these fields besides.
+macro_rules! tell {
+    ($event:literal, $who:expr, $($field:tt)*) => {{
+        let Subject { client, origin, session, user, vhost } = $who;
+        let origin = cut(origin);
+        info!(target: TARGET, event = $event, session, client, origin, user, vhost, $($field)*);
+    }};
+}
+
+/// `user_agent` is as the client says.
+pub fn opened(who: Subject<'_>, user_agent: &str) {
+    tell!("connection.opened", who, user_agent = cut(user_agent));
 }
 
 pub fn closed(who: Subject<'_>, code: u16, reason: &str, seconds: u64) {
-    let Subject { client, session, user, vhost } = who;
-    info!(target: TARGET, event = "connection.closed", session, client, user, vhost, code, reason, seconds);
+    tell!("connection.closed", who, code, reason, seconds);
 }
 
 /// `method` is a value of `auth.sources`.
 pub fn authenticated(who: Subject<'_>, method: &str) {
-    let Subject { client, session, user, vhost } = who;
-    info!(target: TARGET, event = "authentication.ok", session, client, user, vhost, method);
+    tell!("authentication.ok", who, method);
 }
 
 /// `claimed` is who the client says it is.
 pub fn not_authenticated(who: Subject<'_>, claimed: &str, method: &str, result: &str) {
-    let (Subject { client, session, .. }, claimed) = (who, cut(claimed));
-    info!(target: TARGET, event = "authentication.failed", session, client, claimed, method, result);
+    tell!("authentication.failed", who, claimed = cut(claimed), method, result);
 }
 
 pub fn refreshed(who: Subject<'_>, result: &str) {
-    let Subject { client, session, user, vhost } = who;
-    info!(target: TARGET, event = "authentication.refreshed", session, client, user, vhost, result);
+    tell!("authentication.refreshed", who, result);
 }
 
-/// `what` names the operation, the destination and what is missing, as the client is told.
-pub fn denied(who: Subject<'_>, what: &str) {
-    let (Subject { client, session, user, vhost }, what) = (who, cut(what));
-    info!(target: TARGET, event = "authorization.denied", session, client, user, vhost, what);
+/// `what` names the operation, the destination and what is missing, as the client is told; `rule` the one that decided, by
+/// its number from 1 and its name.
+pub fn denied(who: Subject<'_>, what: &str, rule: Option<(usize, Option<&str>)>) {
+    let number = rule.map_or_else(|| "none".to_owned(), |(number, _)| number.to_string());
+    tell!("authorization.denied", who, what = cut(what), rule = number, rule_name = rule.and_then(|(_, name)| name));
 }
 
 /// The keys that were set differently.

@@ -18,6 +18,7 @@ use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +48,9 @@ const READ_AHEAD_MAX: usize = 64 * 1024;
 
 /// Frames handled before the socket is written and everything else is looked at again.
 const FRAMES_PER_TURN: usize = 64;
+
+/// Events of the broker handled before the socket is written, so that what they bring shares a write.
+const EVENTS_PER_TURN: usize = 64;
 
 /// Capacity that the buffer of an idle client keeps.
 const KEPT_CAPACITY: usize = 8 * 1024;
@@ -103,7 +107,7 @@ struct Connection<'a> {
     /// Who it says it is, in the login that is being checked.
     claimed: String,
     /// Its address and the proxies between, for the audit log.
-    client: String,
+    client: &'a str,
     /// Of the client's certificate.
     common_name: Option<String>,
     /// What of the session's totals is in the metrics already.
@@ -116,6 +120,8 @@ struct Connection<'a> {
     metrics: &'a Metrics,
     /// The buffer may hold another complete frame.
     more: bool,
+    /// Of the page, for the audit log; empty for programs.
+    origin: &'a str,
     /// The client sends nothing more; what it sent before is still handled.
     peer_gone: bool,
     place: &'a Place,
@@ -165,16 +171,17 @@ pub async fn run(
     let evidence = login::evidence(opened.presented.take(), certificate);
     let session = Session::new(config.session.clone(), seed(), locality, started).with_presented(evidence);
     let id = session.id().to_owned();
-    info!(session = id, peer = %opened.peer, client = %opened.source, origin = opened.origin.as_deref().unwrap_or(""), "session opened");
+    let origin = opened.origin.as_deref().unwrap_or("");
+    info!(session = id, peer = %opened.peer, client = %opened.source, origin, "session opened");
     let client = opened.source.to_string();
-    let who = Subject { client: &client, session: &id, user: "", vhost: "" };
-    audit::opened(who, opened.origin.as_deref().unwrap_or(""), opened.user_agent.as_deref().unwrap_or(""));
+    let who = Subject { client: &client, origin, session: &id, user: "", vhost: "" };
+    audit::opened(who, opened.user_agent.as_deref().unwrap_or(""));
     let mut connection = Connection {
         buffer: BytesMut::new(),
         decoder: Decoder::new(config.login_limits, config.escapes),
         asked: started,
         claimed: String::new(),
-        client: client.clone(),
+        client: &client,
         common_name,
         counted: Stats::default(),
         gauges: Gauges::new(metrics),
@@ -189,6 +196,7 @@ pub async fn run(
         login: None,
         metrics,
         more: false,
+        origin,
         peer_gone: false,
         place,
         pinged: None,
@@ -204,9 +212,10 @@ pub async fn run(
         Some(close) => close,
         None => connection.serve(&place.drain).await,
     };
+    connection.count();
     let stats = connection.session.stats();
     let peer = if connection.peer_gone { Peer::Gone } else { Peer::There };
-    let reason = close_reason(close.code, peer);
+    let reason = close_reason(&close, peer);
     connection.gauges.show(Presence::Unknown);
     connection.gauges.gauge(Gauged::default());
     metrics.session_closed(reason, started.elapsed().as_secs_f64());
@@ -250,6 +259,7 @@ impl Connection<'_> {
             }
             let now = Instant::now();
             self.gauges.gauge(self.numbers());
+            self.count();
             if !self.socket_failed {
                 self.stall.observe(now, self.socket.queued_bytes(), self.socket.written_bytes());
             }
@@ -300,7 +310,7 @@ impl Connection<'_> {
         let now = Instant::now();
         match turn {
             Turn::Again => None,
-            Turn::Broker(event) => self.input(now, Input::Broker(event)),
+            Turn::Broker(event) => self.handle_broker(now, event),
             Turn::Deadline if self.stall.is_over(now, self.config.write_timeout) => {
                 self.input(now, Input::WriteStalled)
             }
@@ -328,6 +338,21 @@ impl Connection<'_> {
             Turn::Socket(Ok(Event::Incoming(incoming))) => self.handle_incoming(now, incoming),
             Turn::Socket(Err(error)) => self.handle_socket_error(now, error),
         }
+    }
+
+    /// And what else is there already. The next wait asks the lease again, with a waker that wakes.
+    fn handle_broker(&mut self, now: Instant, event: BrokerEvent) -> Option<Close> {
+        let mut next = Some(event);
+        let mut handled = 0;
+        while let Some(event) = next {
+            if let Some(close) = self.input(now, Input::Broker(event)) {
+                return Some(close);
+            }
+            handled += 1;
+            let more = handled < EVENTS_PER_TURN && self.has_room();
+            next = self.lease.as_mut().filter(|_| more).and_then(|lease| lease.next_event().now_or_never());
+        }
+        None
     }
 
     fn handle_login(&mut self, now: Instant, result: Login) -> Option<Close> {
@@ -459,11 +484,6 @@ impl Connection<'_> {
 
     fn input(&mut self, now: Instant, input: Input) -> Option<Close> {
         self.session.handle_input(now, input);
-        let stats = self.session.stats();
-        if stats != self.counted {
-            self.metrics.count(&stats, &self.counted);
-            self.counted = stats;
-        }
         if let Some(time) = self.session.take_confirm_time() {
             self.metrics.confirmed(time);
         }
@@ -474,6 +494,11 @@ impl Connection<'_> {
                     if let Some(lease) = &mut self.lease {
                         lease.execute(command);
                     }
+                }
+                Output::Denied(denied) => {
+                    self.metrics.denied(denied.command);
+                    let rule = denied.rule.as_ref().map(|(number, name)| (*number, name.as_deref()));
+                    audit::denied(self.subject(), &denied.what, rule);
                 }
                 Output::Frame(frame) => self.send(&frame),
                 Output::Heartbeat => self.socket.queue(Bytes::from_static(b"\n")),
@@ -522,7 +547,7 @@ impl Connection<'_> {
     /// For the audit log.
     fn subject(&self) -> Subject<'_> {
         let (session, user, vhost) = (self.session.id(), self.session.login(), self.session.virtual_host());
-        Subject { client: &self.client, session, user, vhost }
+        Subject { client: self.client, origin: self.origin, session, user, vhost }
     }
 
     fn not_admitted(&mut self, now: Instant, limit: Limit) {
@@ -534,10 +559,6 @@ impl Connection<'_> {
         self.metrics.frame(&frame.command, Direction::Out);
         if let (Command::Error, Some(code)) = (&frame.command, frame.header("error-code")) {
             self.metrics.error(code);
-            if code == "auth.denied" {
-                let text = String::from_utf8_lossy(&frame.body);
-                audit::denied(self.subject(), text.lines().next().unwrap_or_default());
-            }
         }
         if self.socket_failed {
             return;
@@ -545,6 +566,14 @@ impl Connection<'_> {
         let mut bytes = BytesMut::new();
         encode(frame, &mut bytes);
         self.socket.queue(bytes.freeze());
+    }
+
+    fn count(&mut self) {
+        let stats = self.session.stats();
+        if stats != self.counted {
+            self.metrics.count(&stats, &self.counted);
+            self.counted = stats;
+        }
     }
 
     fn numbers(&self) -> Gauged {

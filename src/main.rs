@@ -57,7 +57,10 @@ fn serve(arguments: &Serve) -> u8 {
 
 fn check(arguments: &Check) -> u8 {
     match load(Some(&arguments.config), &Overrides::default()) {
-        Ok(_) => {
+        Ok(config) => {
+            for warning in config.warnings() {
+                let _ = writeln!(std::io::stderr(), "{}: warning: {warning}", arguments.config.display());
+            }
             say(&format!("{}: ok", arguments.config.display()));
             cli::EXIT_OK
         }

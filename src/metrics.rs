@@ -16,7 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::session::Stats;
 use crate::session::proof::{Denial, ProofFailure};
-use crate::session::refusal::CloseCode;
+use crate::session::refusal::{Close, CloseCode};
 use crate::stomp::Command;
 
 /// Seconds: from a second to a day, with the idle limits of common proxies between.
@@ -282,6 +282,11 @@ impl Metrics {
         self.frames.get_or_create(&FrameLabels { command, dir }).inc();
     }
 
+    /// A frame that a rule denied. The rule is no label: operators may have thousands.
+    pub fn denied(&self, command: &'static str) {
+        self.authz_denied.get_or_create(&CommandLabel { command }).inc();
+    }
+
     /// `code` is one of those in docs/errors.md.
     pub fn error(&self, code: &str) {
         self.errors.get_or_create(&CodeLabel { code: code.to_owned() }).inc();
@@ -348,14 +353,6 @@ impl Metrics {
         };
         message(Direction::In, now.messages_published - before.messages_published);
         message(Direction::Out, now.messages_delivered - before.messages_delivered);
-        let denied = |command, count| {
-            if count > 0 {
-                self.authz_denied.get_or_create(&CommandLabel { command }).inc_by(count);
-            }
-        };
-        denied("SEND", now.sends_denied - before.sends_denied);
-        denied("SUBSCRIBE", now.subscribes_denied - before.subscribes_denied);
-        denied("UNSUBSCRIBE", now.unsubscribes_denied - before.unsubscribes_denied);
         self.failovers.inc_by(now.suspensions - before.suspensions);
         self.late_acks.inc_by(now.late_acks - before.late_acks);
         self.messages_confirmed.inc_by(now.messages_confirmed - before.messages_confirmed);
@@ -371,13 +368,19 @@ impl Metrics {
 }
 
 /// Why a session ended, for the log and the metrics.
-pub fn close_reason(code: CloseCode, peer: Peer) -> &'static str {
-    match (code, peer) {
+pub fn close_reason(close: &Close, peer: Peer) -> &'static str {
+    match (close.code, peer) {
         (CloseCode::Normal, Peer::Gone) => "network",
         (CloseCode::Normal, Peer::There) => "client",
         (CloseCode::ProtocolError | CloseCode::InvalidFrame | CloseCode::TooBig, _) => "protocol",
         (CloseCode::PolicyViolation, _) => "policy",
-        (CloseCode::InternalError | CloseCode::TryAgainLater, _) => "broker",
+        (CloseCode::InternalError, _) => "broker",
+        (CloseCode::TryAgainLater, _) => match close.error {
+            Some("auth.too_many_failures") => "limit",
+            Some("auth.unavailable") => "auth_unavailable",
+            Some(code) if code.starts_with("limit.") => "limit",
+            _ => "broker",
+        },
         (CloseCode::ServiceRestart, _) => "drain",
         (CloseCode::TokenExpired, _) => "token_expired",
         (CloseCode::SlowConsumer, _) => "slow_consumer",

@@ -1,9 +1,10 @@
 //! The publish side of a lease: one AMQP channel in confirm mode, opened with the first publish.
 //!
-//! One publish is unwritten at a time: one that is queued behind a channel exception would be written after lapin closed
-//! the channel, and RabbitMQ closes the whole connection for that. Confirms are awaited in the order of publishing and
-//! none is dropped before: lapin collects dropped ones for ever. Returned messages are matched by message id with what the
-//! guard recorded; lapin's own pairing is not used.
+//! Few publishes are unwritten at a time, so that many share a write and a wake-up of lapin's thread, and no session fills
+//! the queue that it shares with the others of its link. One that is queued behind a channel exception would be written after
+//! lapin closed the channel, and RabbitMQ closes the whole connection for that: `outbound` drops it. Confirms are awaited in
+//! the order of publishing and none is dropped before: lapin collects dropped ones for ever. Returned messages are matched by
+//! message id with what the guard recorded; lapin's own pairing is not used.
 
 use super::convert::{header_bytes, short, to_lapin};
 use super::death::Loss;
@@ -24,7 +25,7 @@ use lapin::{Confirmation, PublisherConfirm};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
@@ -37,6 +38,13 @@ const ACCESS_REFUSED: u16 = 403;
 const PRECONDITION_FAILED: u16 = 406;
 const NOT_ALLOWED: u16 = 530;
 
+/// Body bytes that a session may have waiting to be written, or one message of any size.
+const UNWRITTEN_BYTES_MAX: usize = 64 * 1024;
+
+/// Publishes that a session may have waiting to be written.
+const UNWRITTEN_MAX: usize = 64;
+
+type Work = BoxFuture<'static, lapin::Result<PublisherConfirm>>;
 pub(super) type Making = BoxFuture<'static, Result<Leased, Failure>>;
 
 enum Opening {
@@ -53,9 +61,40 @@ struct Meta {
     token: PublishToken,
 }
 
-struct Writing {
+pub(super) struct Writing {
     meta: Meta,
-    work: BoxFuture<'static, lapin::Result<PublisherConfirm>>,
+    result: Option<lapin::Result<PublisherConfirm>>,
+    work: Work,
+}
+
+impl Writing {
+    /// Hands the frames to lapin. Only the oldest one's end is waited for, so this one has nobody to wake yet.
+    fn begin(meta: Meta, mut work: Work) -> Writing {
+        let result = match work.poll_unpin(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => Some(result),
+            Poll::Pending => None,
+        };
+        Writing { meta, result, work }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<lapin::Result<PublisherConfirm>> {
+        match self.result.take() {
+            Some(result) => Poll::Ready(result),
+            None => self.work.poll_unpin(cx),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.meta.message.body.len()
+    }
+
+    /// The end of a publish that nobody reports any more.
+    pub(super) async fn end(self) -> lapin::Result<PublisherConfirm> {
+        match self.result {
+            Some(result) => result,
+            None => self.work.await,
+        }
+    }
 }
 
 struct Unconfirmed {
@@ -76,7 +115,8 @@ pub(super) struct PublishSide {
     unconfirmed: VecDeque<Unconfirmed>,
     suspicion: Suspicion,
     watch: Option<LinkWatch>,
-    writing: Option<Writing>,
+    /// In the order of publishing.
+    writing: VecDeque<Writing>,
 }
 
 impl PublishSide {
@@ -93,7 +133,7 @@ impl PublishSide {
             unblocked_at: Instant::now(),
             unconfirmed: VecDeque::new(),
             watch: None,
-            writing: None,
+            writing: VecDeque::new(),
         }
     }
 
@@ -103,7 +143,7 @@ impl PublishSide {
 
     /// Publishes that lapin has not yet written to the socket.
     pub(super) fn unwritten(&self) -> usize {
-        self.queue.len() + usize::from(self.writing.is_some())
+        self.queue.len() + self.writing.len()
     }
 
     /// Everything given is written and answered.
@@ -140,7 +180,7 @@ impl PublishSide {
         PublishRemains {
             channel: self.channel.take(),
             opening: making,
-            writing: self.writing.take().map(|writing| writing.work),
+            writing: std::mem::take(&mut self.writing),
             confirms: self.unconfirmed.drain(..).map(|unconfirmed| unconfirmed.confirm).collect(),
         }
     }
@@ -170,7 +210,7 @@ impl PublishSide {
         // A refusal with publishes under way reaches them through lapin, after the confirms that came before it.
         if let Some(channel) = &self.channel
             && let Some(refusal) = channel.link.wire.poll_refusal(channel.raw.id(), cx)
-            && self.writing.is_none()
+            && self.writing.is_empty()
             && self.unconfirmed.is_empty()
         {
             return Poll::Ready(Err((refused(refusal), Concern::Session)));
@@ -215,11 +255,10 @@ impl PublishSide {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Progress, Failure> {
-        if let Some(writing) = &mut self.writing {
-            let Poll::Ready(result) = writing.work.poll_unpin(cx) else { return Ok(Progress::None) };
-            let (Some(channel), Some(Writing { meta, .. })) = (&self.channel, self.writing.take()) else {
-                return Ok(Progress::None);
-            };
+        if let Some(first) = self.writing.front_mut()
+            && let Poll::Ready(result) = first.poll(cx)
+            && let (Some(channel), Some(Writing { meta, .. })) = (&self.channel, self.writing.pop_front())
+        {
             match result {
                 Ok(confirm) => self.unconfirmed.push_back(Unconfirmed { meta, confirm }),
                 Err(error) => {
@@ -261,7 +300,11 @@ impl PublishSide {
         };
         if let Some(failure) = oversized(next, channel).or_else(|| unspeakable(next, channel)) {
             // The ones before it are answered first; then it is the only candidate.
-            return if self.unconfirmed.is_empty() { Err(failure) } else { Ok(Progress::None) };
+            let first = self.unconfirmed.is_empty() && self.writing.is_empty();
+            return if first { Err(failure) } else { Ok(Progress::None) };
+        }
+        if !self.may_write(next.message.body.len()) {
+            return Ok(Progress::None);
         }
         let Some(Publish { message, token }) = self.queue.pop_front() else { return Ok(Progress::None) };
         let meta = Meta { message: message.clone(), since: Instant::now(), token };
@@ -271,8 +314,13 @@ impl PublishSide {
             let options = BasicPublishOptions { mandatory: *mandatory, immediate: false };
             raw.basic_publish(short(exchange), short(routing_key), options, body, to_lapin(properties)).await
         });
-        self.writing = Some(Writing { meta, work });
+        self.writing.push_back(Writing::begin(meta, work));
         Ok(Progress::Some)
+    }
+
+    fn may_write(&self, bytes: usize) -> bool {
+        let waiting = self.writing.iter().map(Writing::bytes).sum::<usize>();
+        self.writing.is_empty() || (self.writing.len() < UNWRITTEN_MAX && waiting + bytes <= UNWRITTEN_BYTES_MAX)
     }
 
     /// Deadlines stand still while the broker blocks publishing.
@@ -284,10 +332,10 @@ impl PublishSide {
         let config = &channel.link.config;
         let due = |meta: &Meta, limit: Duration| meta.since.max(self.unblocked_at) + limit;
         let write =
-            self.writing.iter().map(|writing| (due(&writing.meta, config.operation_timeout), "publish", &writing.meta));
+            self.writing.front().map(|first| (due(&first.meta, config.operation_timeout), "publish", &first.meta));
         let confirm =
             self.unconfirmed.front().map(|first| (due(&first.meta, config.confirm_timeout), CONFIRM, &first.meta));
-        let (at, step, meta) = write.chain(confirm).min_by_key(|(at, ..)| *at)?;
+        let (at, step, meta) = write.into_iter().chain(confirm).min_by_key(|(at, ..)| *at)?;
         let token = meta.token;
         // Progress does not move the timer: it may fire early, and is set again then.
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));

@@ -9,13 +9,14 @@ use super::convert::short;
 use super::exclusive::LeaseId;
 use super::fault::{Fault, within};
 use super::link::{Leased, Link};
-use super::publish::Making;
+use super::publish::{Making, Writing};
 use crate::session::amqp::ShortText;
 use crate::session::event::Failure;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::PublisherConfirm;
 use lapin::options::{BasicQosOptions, QueueDeleteOptions};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use tracing::debug;
 
@@ -77,7 +78,8 @@ pub(super) struct ConsumeRemains {
 pub(super) struct PublishRemains {
     pub(super) channel: Option<Leased>,
     pub(super) opening: Option<Making>,
-    pub(super) writing: Option<BoxFuture<'static, lapin::Result<PublisherConfirm>>>,
+    /// In the order of publishing.
+    pub(super) writing: VecDeque<Writing>,
     /// Dropped after the channel was closed: lapin would collect a dropped confirm until then.
     pub(super) confirms: Vec<PublisherConfirm>,
 }
@@ -196,12 +198,12 @@ impl PublishRemains {
         self.close().await;
     }
 
-    /// lapin writes methods before publishes that wait: the barrier would overtake one, and the exception that it raises
-    /// would cross the close. So that one is written first.
+    /// lapin writes methods before publishes that wait: the barrier would overtake them, and an exception that one
+    /// raises would cross the close. So they are written first.
     async fn close(&mut self) -> Closing {
         let Some(channel) = &self.channel else { return Closing::Dead };
-        if let Some(writing) = self.writing.take() {
-            match within(channel.link.config.operation_timeout, "publish", writing).await {
+        while let Some(writing) = self.writing.pop_front() {
+            match within(channel.link.config.operation_timeout, "publish", writing.end()).await {
                 Ok(confirm) => self.confirms.push(confirm),
                 Err(fault @ Fault::TimedOut(_)) => {
                     channel.link.failure(fault, None);

@@ -36,6 +36,7 @@ pub use sections::{
 };
 pub use url::{BrokerUri, ListenUrl, Scheme};
 
+use crate::listener::tls::exposure;
 use layers::Layers;
 use reader::{Reader, Values};
 
@@ -108,6 +109,12 @@ impl Config {
             return Ok(Config { was_set: changes::WasSet(reader.into_values()), ..config });
         }
         Err(Problems::new(path.map(|path| path.display().to_string()), reader.problems))
+    }
+
+    /// What works and yet should be mended, in texts for people. `serve` says the same in its log.
+    pub fn warnings(&self) -> Vec<String> {
+        let pairs = self.tls_config().map_or_else(Vec::new, |tls| tls.certificates);
+        pairs.iter().filter_map(|pair| exposure(&pair.key)).collect()
     }
 
     fn read(reader: &mut Reader) -> Self {

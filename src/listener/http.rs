@@ -13,9 +13,10 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderMap,
-    HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, STRICT_TRANSPORT_SECURITY, UPGRADE, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, STRICT_TRANSPORT_SECURITY, UPGRADE, USER_AGENT, VARY,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -127,7 +128,10 @@ async fn serve_requests<G: Gate>(
 async fn answer<G: Gate>(request: Request<Incoming>, visit: &Visit<G>) -> Response<Body> {
     let Visit { config, gate, .. } = visit;
     let (route, response) = if is_websocket_path(request.uri().path(), &config.path) {
-        let (response, upgrade) = websocket_path(request, visit).await;
+        let (mut response, upgrade) = websocket_path(request, visit).await;
+        if upgrade != Upgrade::Accepted {
+            readable_by_pages(&mut response);
+        }
         gate.upgraded(upgrade);
         (Route::WebSocket, response)
     } else if let Some(root) = &config.root {
@@ -177,6 +181,14 @@ async fn websocket_path<G: Gate>(mut request: Request<Incoming>, visit: &Visit<G
     };
     *accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some((hyper::upgrade::on(&mut request), details));
     (switching_protocols(&handshake), Upgrade::Accepted)
+}
+
+/// A browser hides from a page why its WebSocket was refused, but not what it then fetches from the same address. Pages of all
+/// origins may read that, for those of wrong ones have to; without credentials, which no answer here depends on.
+fn readable_by_pages(response: &mut Response<Body>) {
+    response.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    // A page of another origin may get another answer.
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Origin"));
 }
 
 /// The handshake, or the answer to what is none.

@@ -61,13 +61,14 @@ pub(super) fn not_found(endpoint: Endpoint<'_>) -> String {
     format!("Nothing here. The STOMP over WebSocket endpoint is {scheme}://{host}{path}\n")
 }
 
-/// What a page of another origin gets. A browser does not show it to the page, but in its network log.
+/// What a page of another origin gets. A browser does not show it to a page that opens a WebSocket, but to one that fetches it.
+/// Which origins may connect is not said.
 pub(super) fn forbidden_origin(origin: &str) -> String {
     let origin =
         if origin.bytes().all(|byte| byte.is_ascii_graphic()) && origin.len() <= HOST_MAX { origin } else { "?" };
     format!(
-        "Pages of the origin {origin} may not connect here.\n\
-         The operator of this server can allow it in the setting http.origins; its log has the line to write.\n"
+        "Pages of the origin {origin} may not connect here: the operator of this server decides which may.\n\
+         Ask the operator to add it to the setting http.origins; the server's log has the line to write.\n"
     )
 }
 

@@ -49,6 +49,9 @@ impl Reloadable<'_> {
         match (reload.load)().map_err(|problems| problems.to_string()).and_then(|new| self.apply(new)) {
             Ok(new) => {
                 (reload.applied)(&new);
+                if let Some(acceptor) = &self.serving.current().tls {
+                    acceptor.announce();
+                }
                 announce(&old.changed_keys(&new));
                 Some(new)
             }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::Session;
 use super::destination::Destination;
 use super::identity::Identity;
-use super::io::LoggedIn;
+use super::io::{Denied, LoggedIn, Output};
 use super::queue::FlagEra;
 use super::refusal::{CloseCode, Refusal};
-use super::rules::{COPIES_MAX, Client, Demand, Denial, Operation, Permit, Purpose, RuleSet, Stance};
+use super::rules::{Asked, COPIES_MAX, Client, Demand, Denial, Operation, Permit, Purpose, RuleSet, Stance};
 use super::state::State;
 use super::subscription::Revoked;
 use super::transaction::Action;
@@ -46,18 +46,15 @@ impl Session {
     }
 
     pub(super) fn judge_send(&mut self, frame: &Frame, destination: &Destination) -> Result<Access, Refusal> {
-        let access = self.judge(Operation::Send, frame, destination);
-        self.stats.sends_denied += u64::from(access.is_err());
-        access
+        self.judge(Operation::Send, frame, destination)
     }
 
     pub(super) fn judge_subscribe(&mut self, frame: &Frame, destination: &Destination) -> Result<Access, Refusal> {
-        let access = self.judge(Operation::Subscribe, frame, destination);
-        self.stats.subscribes_denied += u64::from(access.is_err());
-        access.and_then(|access| self.check_room(&access.permit).map(|()| access))
+        let access = self.judge(Operation::Subscribe, frame, destination)?;
+        self.check_room(&access.permit).map(|()| access)
     }
 
-    fn judge(&self, operation: Operation, frame: &Frame, destination: &Destination) -> Result<Access, Refusal> {
+    fn judge(&mut self, operation: Operation, frame: &Frame, destination: &Destination) -> Result<Access, Refusal> {
         // What lasts is judged again when there are other rules, so its demand is kept even where there are none yet.
         let lasts = operation == Operation::Subscribe || frame.headers.contains("transaction");
         // No frame takes a reply queue; the answer is the same for everybody.
@@ -81,13 +78,8 @@ impl Session {
         destination: &str,
     ) -> Result<(), Refusal> {
         let Some(demand) = demand else { return Ok(()) };
-        match self.permit(&demand.and_header(header)) {
-            Ok(_) => Ok(()),
-            Err(denial) => {
-                self.stats.unsubscribes_denied += 1;
-                Err(self.denied("UNSUBSCRIBE", destination, &denial))
-            }
-        }
+        let permit = self.permit(&demand.and_header(header));
+        permit.map(drop).map_err(|denial| self.denied("UNSUBSCRIBE", destination, &denial))
     }
 
     /// What the client asks for must be allowed; what the relay would choose gives way.
@@ -96,9 +88,9 @@ impl Session {
         if matches!(frame.header("prefetch-count").map(str::trim), None | Some("0")) {
             return Ok(limit);
         }
-        self.stats.subscribes_denied += 1;
         let destination = frame.header("destination").unwrap_or_default();
-        Err(self.denied("SUBSCRIBE", destination, &Denial::Prefetch(limit)))
+        let denial = Denial { asked: Asked::Prefetch(limit), rule: permit.rule };
+        Err(self.denied("SUBSCRIBE", destination, &denial))
     }
 
     /// Whether all of it is still allowed: identity or rules may be others since BEGIN.
@@ -106,10 +98,7 @@ impl Session {
         for action in actions {
             let Action::Publish(send) = action else { continue };
             let Some(demand) = &send.demand else { continue };
-            if let Err(denial) = self.permit(demand) {
-                self.stats.sends_denied += 1;
-                return Err(self.denied("SEND", &send.destination, &denial));
-            }
+            self.permit(demand).map_err(|denial| self.denied("SEND", &send.destination, &denial))?;
         }
         Ok(())
     }
@@ -132,28 +121,21 @@ impl Session {
         if !matches!(self.state, State::Open { .. } | State::Suspended { .. }) {
             return;
         }
-        let mut refusals = Vec::new();
+        let mut lost = Vec::new();
         for (key, demand) in self.subscriptions.demands() {
             match self.permit(&demand) {
                 Ok(permit) => self.subscriptions.allow_by(key, permit),
-                Err(denial) => {
-                    refusals.extend(self.revoke_subscription(key).map(|revoked| self.lost(revoked, &denial)))
-                }
+                Err(denial) => lost.extend(self.revoke_subscription(key).map(|revoked| (revoked, denial))),
             }
         }
-        self.stats.subscribes_denied += refusals.len() as u64;
-        for refusal in refusals {
+        for (Revoked { destination, id }, denial) in lost {
+            let refusal = self.denied("SUBSCRIBE", &destination, &denial);
+            let body = format!("no longer allowed: {}", refusal.body);
+            self.refuse(Refusal { body, ..refusal }.about_subscription(&id.unwrap_or(destination)));
             if matches!(self.state, State::Ended) {
                 return;
             }
-            self.refuse(refusal);
         }
-    }
-
-    fn lost(&self, Revoked { destination, id }: Revoked, denial: &Denial) -> Refusal {
-        let refusal = self.denied("SUBSCRIBE", &destination, denial);
-        let body = format!("no longer allowed: {}", refusal.body);
-        Refusal { body, ..refusal }.about_subscription(&id.unwrap_or(destination))
     }
 
     fn permit(&self, demand: &Demand) -> Result<Permit, Denial> {
@@ -177,26 +159,29 @@ impl Session {
         }
     }
 
-    /// Names what was asked for and what is missing, never the rule.
-    fn denied(&self, command: &'static str, destination: &str, denial: &Denial) -> Refusal {
+    /// The client learns what was asked for and what is missing, never the rule, which is told to the operator.
+    fn denied(&mut self, command: &'static str, destination: &str, denial: &Denial) -> Refusal {
         let user = &self.identity.user;
-        let missing = match denial {
-            Denial::Copies => format!("may not name more than {COPIES_MAX} routing keys in CC and BCC"),
-            Denial::Header(name) => format!("may not set the header '{name}' there"),
-            Denial::Prefetch(limit) => format!("may have a prefetch-count of {limit} there at most"),
-            Denial::ReplyTo(text) => format!("may not ask for answers to '{text}' there"),
-            Denial::Target(Purpose::Copy(key)) => format!("may not send there with the routing key '{key}'"),
-            Denial::Target(Purpose::DeadLetters(name)) => format!("may not send dead letters to exchange '{name}'"),
-            Denial::Target(Purpose::Itself) => match command {
+        let missing = match &denial.asked {
+            Asked::Copies => format!("may not name more than {COPIES_MAX} routing keys in CC and BCC"),
+            Asked::Header(name) => format!("may not set the header '{name}' there"),
+            Asked::Prefetch(limit) => format!("may have a prefetch-count of {limit} there at most"),
+            Asked::ReplyTo(text) => format!("may not ask for answers to '{text}' there"),
+            Asked::Target(Purpose::Copy(key)) => format!("may not send there with the routing key '{key}'"),
+            Asked::Target(Purpose::DeadLetters(name)) => format!("may not send dead letters to exchange '{name}'"),
+            Asked::Target(Purpose::Itself) => match command {
                 "SEND" => "may not send there".to_owned(),
                 _ => "may not subscribe to all that it matches".to_owned(),
             },
-            Denial::Target(Purpose::QueueName(name)) => format!("may not subscribe to queue '{name}'"),
+            Asked::Target(Purpose::QueueName(name)) => format!("may not subscribe to queue '{name}'"),
         };
+        let what = format!("{command} '{destination}': user '{user}' {missing}");
+        let rule = denial.rule.and_then(|index| Some((index + 1, self.rules.rules().get(index)?.name.clone())));
+        self.outputs.push_back(Output::Denied(Denied { command, rule, what: what.clone() }));
         Refusal::soft(
             "auth.denied",
             "access_refused",
-            format!("{command} '{destination}': user '{user}' {missing}\n"),
+            what + "\n",
             "Ask the relay's operator for the permission, or connect as another user.",
         )
         .closing(CloseCode::PolicyViolation)

@@ -52,11 +52,24 @@ pub struct LoggedIn {
     pub identity: Identity,
 }
 
+/// What rules did not allow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// SEND, SUBSCRIBE or UNSUBSCRIBE.
+    pub command: &'static str,
+    /// The number, from 1, and the name of the rule that decided; None if none did.
+    pub rule: Option<(usize, Option<String>)>,
+    /// As the client is told.
+    pub what: String,
+}
+
 #[derive(Debug, PartialEq)]
 pub enum Output {
     /// Write what is queued, then close the WebSocket. The last output of a session.
     Close(Close),
     Command(BrokerCommand),
+    /// For the operator; the client is told by a frame.
+    Denied(Denied),
     Frame(Frame),
     Heartbeat,
     /// Have it checked, and ask the broker; the answer is `Input::Login`.

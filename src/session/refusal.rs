@@ -32,13 +32,15 @@ pub enum CloseCode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Close {
     pub code: CloseCode,
+    /// The `error-code` of the ERROR before it; None if there was none.
+    pub error: Option<&'static str>,
     /// At most 123 bytes reach the peer (RFC 6455, 5.5).
     pub reason: Cow<'static, str>,
 }
 
 impl Close {
     pub fn new(code: CloseCode, reason: impl Into<Cow<'static, str>>) -> Close {
-        Close { code, reason: reason.into() }
+        Close { code, error: None, reason: reason.into() }
     }
 }
 
@@ -158,7 +160,8 @@ impl Refusal {
     }
 
     pub fn to_close(&self) -> Close {
-        Close::new(self.close, format!("{}: {}", self.code, self.message))
+        let reason = format!("{}: {}", self.code, self.message);
+        Close { error: Some(self.code), ..Close::new(self.close, reason) }
     }
 }
 

@@ -15,11 +15,7 @@ pub struct Stats {
     pub messages_rejected: u64,
     /// Published again after the lease was lost.
     pub messages_repeated: u64,
-    /// By rules of the relay, as the two below.
-    pub sends_denied: u64,
-    pub subscribes_denied: u64,
     pub suspensions: u64,
-    pub unsubscribes_denied: u64,
     /// Times the client was not read because it sent too fast.
     pub throttles: u64,
 }

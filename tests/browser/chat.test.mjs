@@ -1,13 +1,12 @@
 // The chat page in a real Chromium: two tabs talk to each other through the relay and the broker.
 //
-// Environment: BASE_URL (the page, https://localhost:8443/), RELAY_CERT (PEM of the relay's certificate, which is trusted by
-// its key), CHROMIUM (default /usr/bin/chromium), SCREENSHOTS (a folder; default target/browser).
+// Environment: BASE_URL (the page, https://localhost:8443/), SCREENSHOTS (a folder; default target/browser), and that of
+// chromium.mjs.
 import assert from "node:assert/strict";
-import { createHash, X509Certificate } from "node:crypto";
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { after, before, test } from "node:test";
-import { chromium } from "playwright-core";
+import { launch } from "./chromium.mjs";
 
 const DEADLINE_MS = 20_000;
 const baseUrl = process.env.BASE_URL;
@@ -16,21 +15,10 @@ const room = `room${process.pid}`;
 let browser;
 let context;
 
-// Chromium accepts a certificate whose key has this hash; any other untrusted certificate still fails.
-function keyHash(file) {
-  const key = new X509Certificate(readFileSync(file)).publicKey.export({ type: "spki", format: "der" });
-  return createHash("sha256").update(key).digest("base64");
-}
-
 before(async () => {
   assert.ok(baseUrl, "BASE_URL must name the chat page");
   mkdirSync(screenshots, { recursive: true });
-  const args = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-  ];
-  if (process.env.RELAY_CERT) args.push(`--ignore-certificate-errors-spki-list=${keyHash(process.env.RELAY_CERT)}`);
-  browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", headless: true, args });
+  browser = await launch();
   context = await browser.newContext({ viewport: { width: 900, height: 700 } });
   context.setDefaultTimeout(DEADLINE_MS);
 });

@@ -35,7 +35,9 @@ async fn the_audit_log_tells_who_came_and_what_became_of_it() {
     let settings = |more: &str| {
         format!(
             "[broker]\nuris = [\"amqp://127.0.0.1:{}\"]\n[log]\naudit_file = {:?}\n{more}\n\
-             [[rules]]\nname = \"news\"\nsubscribe = [\"/topic/news.*\"]\n",
+             [[rules]]\nsend = [\"/topic/news.open\"]\nheaders = []\n\
+             [[rules]]\nname = \"secrets\"\neffect = \"deny\"\nsubscribe = [\"/topic/news.secret\"]\n\
+             [[rules]]\nname = \"news\"\nsubscribe = [\"/topic/news.*\"]\nheaders = []\n",
             Rabbit::shared().amqp_port(),
             audit.display().to_string()
         )
@@ -53,24 +55,38 @@ async fn the_audit_log_tells_who_came_and_what_became_of_it() {
     stranger.send(&format!("CONNECT\naccept-version:1.2\nhost:/\nlogin:{name}\npasscode:canary-1\n\n")).await;
     stranger.error("Bad CONNECT").await;
     stranger.closed().await;
-    let mut client = Client::open(&url).await;
-    client.send(CONNECT).await;
-    client.expect("CONNECTED").await;
-    client.subscribe("id:1\ndestination:/topic/news.today").await;
-    client.send("SEND\ndestination:/topic/news.today\n\ncanary-2").await;
-    client.error("access_refused").await;
-    client.closed().await;
-    let told = until_told(&audit, "connection.closed", 2).await;
+    let origin = url.replace("ws://", "http://").replace("/ws", "");
+    for (topic, frame) in [
+        ("today", "SEND\ndestination:/topic/news.today\n\ncanary-2"),
+        ("open", "SEND\ndestination:/topic/news.open\nuser-id:guest\n\ncanary-2"),
+        ("today", "SUBSCRIBE\nid:2\ndestination:/topic/news.secret\n\n"),
+        ("today", "SUBSCRIBE\nid:2\ndestination:/topic/news.own\nx-queue-type:quorum\n\n"),
+    ] {
+        let mut client = Client::open_with(&url, &[("Origin", &origin)]).await;
+        client.send(CONNECT).await;
+        client.expect("CONNECTED").await;
+        client.subscribe(&format!("id:1\ndestination:/topic/news.{topic}")).await;
+        client.send(frame).await;
+        client.error("access_refused").await;
+        client.closed().await;
+    }
+    let told = until_told(&audit, "connection.closed", 5).await;
 
-    assert_eq!(events(&told, "connection.opened").len(), 2, "{told:?}");
+    assert_eq!(events(&told, "connection.opened").len(), 5, "{told:?}");
     let failed = events(&told, "authentication.failed");
     assert_eq!((failed.len(), &failed[0]["result"]), (1, &Value::from("refused")), "{told:?}");
     let claimed = failed[0]["claimed"].as_str().unwrap();
     assert!(claimed.starts_with("mallory") && claimed.chars().count() == TEXT_CHARS_MAX, "{told:?}");
     let ok = events(&told, "authentication.ok");
-    assert_eq!((ok.len(), &ok[0]["user"], &ok[0]["method"]), (1, &"guest".into(), &"password".into()), "{told:?}");
+    assert_eq!((ok.len(), &ok[0]["user"], &ok[0]["method"]), (4, &"guest".into(), &"password".into()), "{told:?}");
     let denied = events(&told, "authorization.denied");
-    assert_eq!((denied.len(), &denied[0]["session"]), (1, &ok[0]["session"]), "{told:?}");
+    let rules: Vec<_> = denied.iter().map(|line| (line["rule"].as_str(), line["rule_name"].as_str())).collect();
+    let (none, secrets, news) = ((Some("none"), None), (Some("2"), Some("secrets")), (Some("3"), Some("news")));
+    assert_eq!(rules, [none, (Some("1"), None), secrets, news], "{told:?}");
+    for (denied, ok) in denied.iter().zip(ok) {
+        assert_eq!((&denied["session"], &denied["user"]), (&ok["session"], &"guest".into()), "{told:?}");
+        assert_eq!((&denied["client"], &denied["origin"]), (&"127.0.0.1".into(), &origin.as_str().into()), "{told:?}");
+    }
     assert!(denied[0]["what"].as_str().unwrap().starts_with("SEND '/topic/news.today': user 'guest' "), "{told:?}");
     let closed = events(&told, "connection.closed");
     assert!(closed.iter().any(|line| line["user"] == "guest" && line["code"] == 1008), "{told:?}");

@@ -1,7 +1,7 @@
 //! The built program: verbs, output, exit codes.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
+use crate::support::process::Process;
 use crate::support::scratch::Scratch;
 
 /// The program with an environment of its own.
@@ -109,6 +110,51 @@ fn dev_cert_writes_what_tls_takes() {
         handshake(&directory, name).unwrap();
     }
     assert!(handshake(&directory, "example.com").is_err());
+}
+
+#[test]
+fn check_and_serve_warn_of_a_key_that_is_open_to_others() {
+    let scratch = Scratch::new();
+    let folder = scratch.folder().to_str().unwrap();
+    assert_eq!(run(&["dev-cert", "--out", folder]).0, 0);
+    let key = scratch.path("key.pem");
+    let set = |mode| fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+    let tls = format!("[tls]\ncert_file = \"{folder}/cert.pem\"\nkey_file = \"{folder}/key.pem\"\n");
+    let config = scratch.write("relay.toml", &format!("listen = [\"wss://127.0.0.1:0/ws\"]\n{tls}"));
+    let file = config.to_str().unwrap();
+    let check = || {
+        let (code, said, warnings) = run(&["check", "--config", file]);
+        assert_eq!((code, said), (0, format!("{file}: ok\n")), "{warnings}");
+        warnings
+    };
+    assert_eq!(check(), "");
+    let of_root = fs::metadata(&key).unwrap().uid() == 0;
+    for (mode, open_to) in [
+        (0o400, None),
+        // Root gives keys to services by their group.
+        (0o640, if of_root { None } else { Some("its group (mode 0640)") }),
+        (0o660, Some(if of_root { "its group for more than reading (mode 0660)" } else { "its group (mode 0660)" })),
+        (0o604, Some("everybody on this machine (mode 0604)")),
+        (0o644, Some("everybody on this machine (mode 0644)")),
+    ] {
+        set(mode);
+        let warnings = check();
+        let Some(open_to) = open_to else {
+            assert_eq!(warnings, "", "{mode:o}");
+            continue;
+        };
+        let start = format!("{file}: warning: the private key {folder}/key.pem is open to {open_to}: ");
+        assert!(warnings.starts_with(&start), "{warnings}");
+        assert!(warnings.contains(&format!("chmod 0600 {folder}/key.pem")), "{warnings}");
+    }
+
+    let arguments = ["serve", "--config", file, "--broker", "amqp://127.0.0.1:1", "--admin", "127.0.0.1:0"];
+    let mut process = Process::start(&arguments, &[("STOMP_RELAY_DRAIN__DELAY", "0s")]);
+    process.ready();
+    process.log.until("open to everybody on this machine (mode 0644)");
+    set(0o606);
+    process.signal("HUP");
+    process.log.until("open to everybody on this machine (mode 0606)");
 }
 
 #[test]

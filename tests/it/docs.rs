@@ -218,6 +218,20 @@ fn headings(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
+fn every_reason_of_a_close_is_documented_and_no_other() {
+    let sources = read("src/metrics.rs");
+    let arms = sources.split("fn close_reason").nth(1).unwrap().split("\n}\n").next().unwrap();
+    let values = arms.split("=> \"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
+    let reasons: BTreeSet<String> = values.collect();
+    assert!(reasons.len() > 8, "not all found: {reasons:?}");
+    let page = read("docs/metrics.md");
+    let row = page.lines().find(|line| line.starts_with("| `sessions_closed_total`")).unwrap();
+    let cell = row.split('|').nth(3).unwrap();
+    let documented = cell.split('`').skip(3).step_by(2).map(str::to_owned).collect();
+    assert_eq!(reasons, documented);
+}
+
+#[test]
 fn every_metric_of_the_sources_is_documented_and_no_other() {
     let sources = read("src/metrics.rs") + &read("src/admin.rs");
     let mut registered = BTreeSet::new();

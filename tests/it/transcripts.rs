@@ -1,5 +1,6 @@
 //! Session transcripts: text in, text out, simulated time. Each file in tests/session is a conversation; lines `C>`, `B>`
-//! and `T>` go in, lines `C<` and `B<` must come out. `BLESS=1` writes what came out; read it before you commit it.
+//! and `T>` go in, lines `C<` and `B<` must come out, and `A<`
+//! for the audit log. `BLESS=1` writes what came out; read it before you commit it.
 //!
 //! ```text
 //! set compatibility rabbitmq          before the first line: a setting of the session
@@ -29,7 +30,7 @@ use stomp_relay::session::command::{
 use stomp_relay::session::config::{Compatibility, Replay, SessionConfig};
 use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Concern, Delivery, Failure, LoginFailure, Message};
 use stomp_relay::session::identity::Identity;
-use stomp_relay::session::io::{Input, LoggedIn, Output};
+use stomp_relay::session::io::{Denied, Input, LoggedIn, Output};
 use stomp_relay::session::proof::{CertificateName, Evidence, Proof, ProofFailure, Source, Token};
 use stomp_relay::session::rules::{Audience, Effect, Grants, Pattern, Rule, RuleSet, Stance};
 use stomp_relay::session::{Locality, Session, SessionSeed};
@@ -64,7 +65,7 @@ fn replay(transcript: &str) -> String {
     let mut presented = None;
     let mut player: Option<Player> = None;
     for line in transcript.lines() {
-        if line.starts_with("C<") || line.starts_with("B<") {
+        if ["A<", "B<", "C<"].iter().any(|out| line.starts_with(out)) {
             continue;
         }
         let _ = writeln!(output, "{line}");
@@ -150,6 +151,7 @@ fn rule(text: &str) -> Rule {
             "declare" => rule.grants.declare = Some(true),
             "deny" => rule.effect = Effect::Deny,
             "headers" => rule.grants.headers = Some(list().collect()),
+            "name" => rule.name = Some(value.to_owned()),
             "prefetch_max" => rule.grants.prefetch_max = value.parse().ok(),
             "reply_to" => rule.grants.reply_to = Some(patterns()),
             "send" => rule.send = patterns(),
@@ -391,6 +393,11 @@ fn show(output: Output) -> String {
     match output {
         Output::Close(close) => format!("C< close {} {}", close.code as u16, close.reason),
         Output::Command(command) => format!("B< {}", show_command(command)),
+        Output::Denied(Denied { command, rule, .. }) => match rule {
+            Some((number, Some(name))) => format!("A< {command} denied by rule {number} {name}"),
+            Some((number, None)) => format!("A< {command} denied by rule {number}"),
+            None => format!("A< {command} denied by no rule"),
+        },
         Output::Frame(frame) => format!("C< {}", show_frame(&frame)),
         Output::Heartbeat => "C< heart-beat".to_owned(),
         Output::LoggedIn => "C< limits raised".to_owned(),

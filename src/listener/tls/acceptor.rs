@@ -13,7 +13,7 @@ use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerSessionMemor
 use tracing::{info, warn};
 
 use super::certificates::Certificates;
-use super::material::{Fingerprint, Material};
+use super::material::{Fingerprint, Material, exposure};
 use super::sparse::Sparse;
 use super::{Leaf, MinVersion, NameSource, TlsConfig, TlsError, client};
 use crate::metrics::TlsMetrics;
@@ -129,6 +129,9 @@ impl Acceptor {
             if days < EXPIRY_WARNING_DAYS {
                 warn!(certificate = %leaf, days, "a TLS certificate expires soon: renew it");
             }
+        }
+        for warning in self.config.certificates.iter().filter_map(|pair| exposure(&pair.key)) {
+            warn!("{warning}");
         }
         self.metrics
             .certificates(leaves.iter().map(|leaf| (leaf.names.first().map_or("", String::as_str), leaf.expires)));

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -96,6 +97,25 @@ impl Material {
             None => Err(TlsError::Read { path: path.into(), reason: "it was not read".into() }),
         }
     }
+}
+
+/// For whom besides its owner a private key is open, and what to do about it; None if for nobody. A file of root may be readable
+/// by a group: the usual way to give a key to a service.
+pub fn exposure(key: &Path) -> Option<String> {
+    // A file that can't be read is reported by whoever reads it.
+    let file = std::fs::metadata(key).ok()?;
+    let (mode, path) = (file.mode() & 0o7777, key.display());
+    let open_to = match file.uid() {
+        _ if mode & 0o007 != 0 => "everybody on this machine",
+        0 if mode & 0o030 != 0 => "its group for more than reading",
+        0 => return None,
+        _ if mode & 0o070 != 0 => "its group",
+        _ => return None,
+    };
+    Some(format!(
+        "the private key {path} is open to {open_to} (mode {mode:04o}): chmod 0600 {path}, owned by the relay's user; or \
+         chown root:GROUP {path} and chmod 0640 {path}, with a group of that user alone"
+    ))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

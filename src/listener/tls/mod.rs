@@ -17,7 +17,7 @@ pub use self::certificates::Leaf;
 pub use self::client::{ClientAuth, ClientCertificate, Demand, NAME_BYTES_MAX, NameSource};
 pub use self::handshake::Handshake;
 pub(super) use self::handshake::is_handshake;
-pub use self::material::TlsError;
+pub use self::material::{TlsError, exposure};
 
 /// What TLS is served with. Files are named, not read.
 #[derive(Clone, Debug, PartialEq, Eq)]

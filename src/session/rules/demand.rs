@@ -54,9 +54,17 @@ pub struct Demand {
     targets: Vec<(Purpose, Operation, Target)>,
 }
 
-/// What was not allowed.
+/// What was not allowed, and by which rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Denial {
+pub struct Denial {
+    pub asked: Asked,
+    /// The index of the rule that denies the target, or allows it without this; None where no rule decides.
+    pub rule: Option<usize>,
+}
+
+/// The part of a [`Demand`] that was not allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
     /// There are more than [`COPIES_MAX`].
     Copies,
     Header(String),
@@ -158,24 +166,31 @@ impl RuleSet {
         }
         let copies = demand.targets.iter().filter(|(purpose, ..)| matches!(purpose, Purpose::Copy(_))).count();
         if copies > COPIES_MAX {
-            return Err(Denial::Copies);
+            return Err(Denial { asked: Asked::Copies, rule: None });
         }
         let mut decided = None;
         for (purpose, operation, target) in &demand.targets {
-            let allowing = self.allowing(client, *operation, target);
-            let allowing = allowing.ok_or_else(|| Denial::Target(purpose.clone()))?;
-            decided = decided.or(Some(allowing));
+            match self.decide(client, *operation, target) {
+                Some((index, rule)) if rule.effect == Effect::Allow => decided = decided.or(Some((index, rule))),
+                denying => {
+                    let rule = denying.map(|(index, _)| index);
+                    return Err(Denial { asked: Asked::Target(purpose.clone()), rule });
+                }
+            }
         }
         // Every demand has a target.
-        let Some((index, rule)) = decided else { return Err(Denial::Target(Purpose::Itself)) };
+        let Some((index, rule)) = decided else {
+            return Err(Denial { asked: Asked::Target(Purpose::Itself), rule: None });
+        };
         let grants = &rule.grants;
+        let not_granted = |asked| Err(Denial { asked, rule: Some(index) });
         if let Some(header) = demand.headers.iter().find(|header| !grants.allow_header(stance, header)) {
-            return Err(Denial::Header(header.clone()));
+            return not_granted(Asked::Header(header.clone()));
         }
         if let Some((text, target)) = &demand.reply_to
             && !grants.allow_reply_to(stance, target, client)
         {
-            return Err(Denial::ReplyTo(text.clone()));
+            return not_granted(Asked::ReplyTo(text.clone()));
         }
         Ok(Permit {
             declare: grants.declare.unwrap_or(stance == Stance::Open),

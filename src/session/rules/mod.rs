@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use super::identity::Identity;
 use glob::Glob;
 
-pub use demand::{CONTROLLED_HEADERS, COPIES_MAX, Demand, Denial, Permit, Purpose, is_controlled};
+pub use demand::{Asked, CONTROLLED_HEADERS, COPIES_MAX, Demand, Denial, Permit, Purpose, is_controlled};
 pub use pattern::Pattern;
 pub use placeholder::Placeholder;
 pub use target::{Key, Operation, Target};
@@ -195,10 +195,6 @@ impl RuleSet {
     /// The first rule that decides, and its index.
     pub fn decide(&self, client: &Client<'_>, operation: Operation, target: &Target) -> Option<(usize, &Rule)> {
         self.rules.iter().enumerate().find(|(_, rule)| rule.decides(client, operation, target))
-    }
-
-    fn allowing(&self, client: &Client<'_>, operation: Operation, target: &Target) -> Option<(usize, &Rule)> {
-        self.decide(client, operation, target).filter(|(_, rule)| rule.effect == Effect::Allow)
     }
 
     /// The index of the first rule before the one at `index` that decides everything that could come to it.

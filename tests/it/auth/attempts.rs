@@ -49,4 +49,5 @@ async fn an_address_is_limited_also_in_parallel() {
     assert_eq!(answer(&relay, "guest", "guest").await.0, "auth.too_many_failures", "nothing is checked any more");
     let page = get(relay.admin, "/metrics").await.body;
     assert!(page.contains("auth_attempts_total{method=\"password\",result=\"limited\"} 27"), "{page}");
+    assert!(page.contains("sessions_closed_total{reason=\"limit\"} 27"), "{page}");
 }

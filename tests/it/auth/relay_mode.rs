@@ -92,6 +92,8 @@ async fn without_keys_the_client_is_told_to_come_later() {
     let error = client.error("Authentication unavailable").await;
     assert_eq!(error.header("error-code"), Some("auth.unavailable"));
     assert_eq!(client.closed().await.0, 1013);
+    let page = get(relay.admin, "/metrics").await.body;
+    assert!(page.contains("sessions_closed_total{reason=\"auth_unavailable\"} 1"), "{page}");
 }
 
 #[tokio::test]

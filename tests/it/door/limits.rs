@@ -22,6 +22,7 @@ async fn beyond_the_cap_a_client_is_told_why_and_then_there_is_silence() {
     is_refused(Client::open(&relay.ws).await, "limit.connections").await;
     is_refused(Client::open_tls(&relay.wss, &relay.ca).await, "limit.connections").await;
     assert!(has_metric(&relay, "connections_rejected_total{reason=\"limit_total\"} 2").await);
+    assert!(has_metric(&relay, "sessions_closed_total{reason=\"limit\"} 2").await);
     // Silent, so it stays the one that is still to be told.
     let waiting = TcpStream::connect(address(&relay.ws)).await.unwrap();
     let refused = |count: usize| format!("connections_rejected_total{{reason=\"limit_total\"}} {count}");
@@ -34,6 +35,7 @@ async fn beyond_the_cap_a_client_is_told_why_and_then_there_is_silence() {
     first.send(CONNECT).await;
     assert_eq!(first.expect("ERROR").await.header("error-code"), Some("broker.unavailable"));
     first.closed().await;
+    assert!(has_metric(&relay, "sessions_closed_total{reason=\"broker\"} 1").await);
     eventually("a place is free", async || has_metric(&relay, "connections 0").await).await;
     let mut next = Client::open(&relay.ws).await;
     next.quiet().await;

@@ -60,6 +60,44 @@ async fn the_origin_comes_before_everything_else_of_the_handshake() {
     }
 }
 
+/// A page whose WebSocket was refused sees close code 1006 and nothing else; it may fetch the reason from the same address.
+#[tokio::test]
+async fn a_refused_page_may_read_why() {
+    let relay = relay("[http]\norigins = [\"https://app.example.com\"]\n");
+    let fetch = |origin: &str| format!("GET /ws HTTP/1.1\r\nHost: example.com\r\nOrigin: {origin}\r\n\r\n");
+    let upgrade = |origin: &str| upgrade("/ws", &format!("Origin: {origin}\r\n"));
+    let hostile = format!("https://{}", "x".repeat(300));
+    for (request, status, told) in [
+        (fetch("https://shop.example"), 403, "Pages of the origin https://shop.example may not connect here: "),
+        (upgrade("https://shop.example"), 403, "Pages of the origin https://shop.example may not connect here: "),
+        (fetch("null"), 403, "Pages of the origin null may not"),
+        (fetch("https://a.example <b>"), 403, "Pages of the origin ? may not"),
+        (fetch(&hostile), 403, "Pages of the origin ? may not"),
+        (fetch("https://app.example.com"), 426, "This is a STOMP over WebSocket endpoint"),
+    ] {
+        let answer = knock_with(&relay.ws, &request).await;
+        assert_eq!(answer.status, status, "{request}");
+        assert!(answer.body.starts_with(told), "{}", answer.body);
+        assert!(!answer.body.contains("app.example"), "it does not tell who may: {}", answer.body);
+        for (name, value) in [
+            ("access-control-allow-origin", "*"),
+            ("vary", "Origin"),
+            ("cache-control", "no-store"),
+            ("content-type", "text/plain; charset=utf-8"),
+            ("x-content-type-options", "nosniff"),
+        ] {
+            assert_eq!(answer.one(name), value, "{request}");
+        }
+        assert!(answer.all("access-control-allow-credentials").is_empty(), "{request}");
+    }
+    // Nothing else is for pages of other origins.
+    let elsewhere = fetch("https://shop.example").replace("/ws", "/other");
+    for request in [upgrade("https://app.example.com"), elsewhere] {
+        let answer = knock_with(&relay.ws, &request).await;
+        assert!(answer.all("access-control-allow-origin").is_empty(), "{request}");
+    }
+}
+
 #[tokio::test]
 async fn a_list_says_which_pages_may_connect() {
     let settings = "[http]\norigins = [\"https://app.example.com\", \"https://*.partner.example\"]\n";

@@ -688,11 +688,15 @@ impl Stage {
             self.deliveries.automatic.clear();
         }
         self.session.handle_input(self.now, input);
-        let mut error_ends = false;
+        let (mut error_ends, mut denied) = (false, false);
         while let Some(output) = self.session.poll_output() {
             assert!(self.closed.is_none(), "behind the close: {output:?}");
             assert!(!error_ends || matches!(output, Output::Close(_)), "behind an ERROR: {output:?}");
             error_ends = self.is_strict() && matches!(&output, Output::Frame(frame) if frame.command == Command::Error);
+            let says_denied =
+                matches!(&output, Output::Frame(frame) if frame.header("error-code") == Some("auth.denied"));
+            assert_eq!(denied, says_denied, "a denial is told to operator and client: {output:?}");
+            denied = matches!(output, Output::Denied(_));
             self.output(output);
         }
         assert!(!error_ends || self.closed.is_some(), "an ERROR without a close");
@@ -714,7 +718,7 @@ impl Stage {
             }
             Output::LoggedIn => assert!(!self.client.connected, "logged in twice"),
             Output::Refresh { .. } => panic!("these sessions accept no token"),
-            Output::Heartbeat | Output::Ping => {}
+            Output::Denied(_) | Output::Heartbeat | Output::Ping => {}
         }
     }
 
