@@ -92,7 +92,7 @@ impl Door {
             let on_open = {
                 let place = place.clone();
                 move |socket: WebSocket, opened: Opened| {
-                    serve_session(socket, opened, broker.clone(), connection.clone(), metrics.clone(), place.clone())
+                    connection::run(socket, opened, broker.clone(), connection.clone(), metrics.clone(), place.clone())
                 }
             };
             serve_connection(socket, peer, listener, stop, gate, on_open).await;
@@ -152,15 +152,4 @@ fn report(clients: &Clients, client: &dyn std::fmt::Display, limit: Limit) {
     } else {
         debug!(%client, key, "a client is not let in: a limit is reached");
     }
-}
-
-async fn serve_session(
-    socket: WebSocket,
-    opened: Opened,
-    broker: Broker,
-    config: Arc<connection::ConnectionConfig>,
-    metrics: Arc<Metrics>,
-    place: Arc<Place>,
-) {
-    connection::run(socket, opened, &broker, &config, &metrics, &place).await;
 }
