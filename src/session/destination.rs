@@ -89,39 +89,42 @@ impl Destination {
     }
 }
 
-/// The `destination` header of a MESSAGE, rendered from the address it was published to.
-pub fn render(exchange: &str, routing_key: &str, topic_exchange: &str) -> String {
-    let mut text = String::with_capacity(16 + exchange.len() + routing_key.len());
+/// Appends the `destination` header of a MESSAGE, rendered from the address it was published to.
+pub fn render(exchange: &str, routing_key: &str, topic_exchange: &str, text: &mut String) {
     if exchange.is_empty() {
         text.push_str("/queue/");
     } else if exchange == "amq.topic" || exchange == topic_exchange {
         text.push_str("/topic/");
     } else {
         text.push_str("/exchange/");
-        encode(exchange, &mut text);
+        encode(exchange, text);
         if routing_key.is_empty() {
-            return text;
+            return;
         }
         text.push('/');
     }
-    encode(routing_key, &mut text);
-    text
+    encode(routing_key, text);
 }
 
-/// The `reply-to` header of a MESSAGE: a destination as it is, a queue name as `/reply-queue/<name>`.
-pub fn render_reply_to(property: &str) -> String {
+/// Appends the `reply-to` header of a MESSAGE: a destination as it is, a queue name as `/reply-queue/<name>`.
+pub fn render_reply_to(property: &str, text: &mut String) {
     const SHOWN_AS_IS: [&str; 5] = ["/exchange", "/topic", "/queue", "/amq/queue", "/reply-queue/"];
-    match SHOWN_AS_IS.iter().any(|prefix| property.starts_with(prefix)) {
-        true => property.to_owned(),
-        false => format!("/reply-queue/{property}"),
+    if !SHOWN_AS_IS.iter().any(|prefix| property.starts_with(prefix)) {
+        text.push_str("/reply-queue/");
     }
+    text.push_str(property);
 }
 
 fn encode(part: &str, output: &mut String) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let is_encoded = |byte: u8| matches!(byte, b'/' | b'%' | 0..=31 | 128..);
+    // Hardly any name has such a byte.
+    if !part.bytes().any(is_encoded) {
+        return output.push_str(part);
+    }
     for byte in part.bytes() {
         match byte {
-            b'/' | b'%' | 0..=31 | 128.. => {
+            _ if is_encoded(byte) => {
                 output.push('%');
                 output.push(char::from(HEX[usize::from(byte >> 4)]));
                 output.push(char::from(HEX[usize::from(byte & 15)]));

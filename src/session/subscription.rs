@@ -13,7 +13,7 @@ use super::command::{
 };
 use super::destination::Destination;
 use super::event::Delivery;
-use super::ledger::{AckMode, Outstanding, message_id};
+use super::ledger::{AckMode, MessageId, Outstanding};
 use super::message::{self, Envelope};
 use super::properties::number;
 use super::publish::not_for;
@@ -407,13 +407,13 @@ impl Session {
         };
         let (mode, name, tag, key) = (subscription.mode, subscription.name.clone(), delivery.tag, delivery.key);
         let serial = self.ledger.next_serial();
-        let message_id = message_id(&name, &self.id, serial);
+        let message_id = MessageId { name: &name, serial, session: &self.id };
         // Only a stream's deliveries carry their offset as a number.
         let stream = delivery.message.properties.headers.iter().any(|(name, value)| {
             name.as_str() == "x-stream-offset" && matches!(value, super::amqp::FieldValue::Integer(_))
         });
-        let ack = (version == Version::V1_2 && mode != AckMode::Auto).then_some(message_id.as_str());
-        let envelope = Envelope { ack, message_id: &message_id, subscription: subscription.id.as_deref() };
+        let ack = version == Version::V1_2 && mode != AckMode::Auto;
+        let envelope = Envelope { ack, message_id, subscription: subscription.id.as_deref() };
         let frame = message::frame(&delivery, &envelope, &self.config);
         match (mode, tag) {
             (_, None) => {}
