@@ -25,7 +25,7 @@ impl Session {
         frame.header("destination") == Some(DESTINATION) && self.config.sources.iter().any(|source| source.is_token())
     }
 
-    pub(super) fn handle_refresh(&mut self, frame: Frame) -> Result<(), Refusal> {
+    pub(super) fn handle_refresh(&mut self, frame: &Frame) -> Result<(), Refusal> {
         if self.identity.expires_at.is_none() {
             return Err(refused("This session came in without a token\n"));
         }
