@@ -67,6 +67,9 @@ use transaction::{Action, CommitStep, Transactions};
 
 use crate::stomp::{Command, DecodeError, Frame, Version};
 
+/// Room for outputs that is kept, about 5 KiB; what a burst took beyond it is given back.
+const OUTPUTS_KEPT: usize = 32;
+
 /// What makes a session itself. Random, and drawn by the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionSeed {
@@ -196,7 +199,11 @@ impl Session {
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        if output.is_none() {
+            self.outputs.shrink_to(OUTPUTS_KEPT);
+        }
+        output
     }
 
     /// When `Input::Timeout` is due. None only when the session has ended.

@@ -45,6 +45,11 @@ impl Client {
         client
     }
 
+    /// Without the buffers: what they keep is the driver's business.
+    pub(crate) fn into_session(self) -> Session {
+        self.session
+    }
+
     pub(crate) fn stats(&self) -> Stats {
         self.session.stats()
     }

@@ -127,3 +127,17 @@ pub(crate) fn connect_subscribe(times: u64) {
         assert!(client.written.starts_with(b"RECEIPT\n"));
     }
 }
+
+/// They are all there at the end: what is kept of each is what it holds between two frames.
+pub(crate) fn idle_session(times: u64) {
+    let config = Arc::default();
+    let now = Instant::now();
+    let mut sessions = Vec::new();
+    for _ in 0..times {
+        let mut client = Client::connected(&config, now);
+        client.receive(black_box(b"SUBSCRIBE\nid:sub-0\ndestination:/topic/orders.created\nreceipt:1\n\n\0"));
+        client.obey();
+        sessions.push(Box::new(client.into_session()));
+    }
+    black_box(&sessions);
+}
