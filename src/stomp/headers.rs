@@ -5,9 +5,9 @@ use std::fmt;
 use super::escape::count_escaped;
 
 /// Text to make room for with the first header; most frames need no more.
-const TEXT_BYTES_FIRST: usize = 256;
+const TEXT_BYTES_FIRST: usize = 512;
 /// Headers to make room for with the first header.
-const SPANS_FIRST: usize = 8;
+const SPANS_FIRST: usize = 12;
 /// Behind a name and behind a value.
 const SEPARATOR_BYTES: usize = 2;
 
