@@ -7,6 +7,7 @@
 //! left alone; when the socket does not take what is queued, deliveries stay at the broker.
 
 mod gauges;
+mod opening;
 mod stall;
 
 use std::future::Future;
@@ -14,9 +15,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::rand;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tokio::sync::watch;
@@ -28,19 +26,19 @@ use self::gauges::{Gauged, Gauges, Presence};
 use self::stall::Stall;
 use crate::audit::{self, Subject};
 use crate::auth::Authenticator;
-use crate::broker::{Broker, Channel, ClientLabel};
+use crate::broker::{Broker, Channel};
 use crate::clients::Place;
 use crate::listener::{DriveError, Event, Incoming, Opened, Read, ReceiveError, WebSocket, Write};
-use crate::login::{self, Logins};
+use crate::login::Logins;
 use crate::metrics::{Direction, Metrics, Peer, close_reason};
 use crate::session::admission::Limit;
 use crate::session::config::SessionConfig;
 use crate::session::event::{BrokerEvent, BrokerInfo, LoginFailure};
 use crate::session::identity::Identity;
 use crate::session::io::{Input, LoggedIn, Output};
-use crate::session::proof::{CertificateName, Denial, ProofFailure, Source};
+use crate::session::proof::{Denial, ProofFailure, Source};
 use crate::session::refusal::{Close, CloseCode};
-use crate::session::{Locality, Session, SessionSeed, Stats};
+use crate::session::{Session, Stats};
 use crate::stomp::{Command, Decoder, Escapes, Frame, Item, Limits, encode};
 
 /// Bytes read ahead while the session wants no frames, so that pings are answered and a closed socket is noticed.
@@ -99,7 +97,7 @@ impl Waiting {
     }
 }
 
-struct Connection<'a> {
+struct Connection {
     /// When the lease was asked for that is being waited for.
     asked: Instant,
     buffer: BytesMut,
@@ -107,24 +105,24 @@ struct Connection<'a> {
     /// Who it says it is, in the login that is being checked.
     claimed: String,
     /// Its address and the proxies between, for the audit log.
-    client: &'a str,
+    client: String,
     /// Of the client's certificate.
     common_name: Option<String>,
     /// What of the session's totals is in the metrics already.
     counted: Stats,
-    gauges: Gauges<'a>,
+    gauges: Gauges,
     logins: Logins,
     decoder: Decoder,
     lease: Option<Channel>,
     login: Option<Waiting>,
-    metrics: &'a Metrics,
+    metrics: Arc<Metrics>,
     /// The buffer may hold another complete frame.
     more: bool,
     /// Of the page, for the audit log; empty for programs.
-    origin: &'a str,
+    origin: String,
     /// The client sends nothing more; what it sent before is still handled.
     peer_gone: bool,
-    place: &'a Place,
+    place: Arc<Place>,
     /// When the ping was queued that has no answer yet.
     pinged: Option<Instant>,
     refresh: Option<Refresh>,
@@ -137,6 +135,7 @@ struct Connection<'a> {
     /// Reading or writing failed: it would fail again at once.
     socket_failed: bool,
     stall: Stall,
+    started: Instant,
 }
 
 /// What a turn waited for.
@@ -152,98 +151,62 @@ enum Turn {
     Socket(Result<Event, DriveError>),
 }
 
-/// Serves one client to its end.
-pub async fn run(
+/// Serves one client to its end. Not an async function: its arguments would take their room in the task as long as it lives.
+pub fn run(
     socket: WebSocket,
-    mut opened: Opened,
-    broker: &Broker,
-    mut settings: watch::Receiver<Arc<ConnectionConfig>>,
-    metrics: &Metrics,
-    place: &Place,
-) {
-    let started = Instant::now();
-    let config = settings.borrow_and_update().clone();
-    let locality = if opened.source.is_local() { Locality::Local } else { Locality::Remote };
-    let (certificate, common_name) = opened
-        .certificate
-        .take()
-        .map_or((None, None), |certificate| (Some(CertificateName(certificate.name)), certificate.common_name));
-    let evidence = login::evidence(opened.presented.take(), certificate);
-    let session = Session::new(config.session.clone(), seed(), locality, started).with_presented(evidence);
-    let id = session.id().to_owned();
-    let origin = opened.origin.as_deref().unwrap_or("");
-    info!(session = id, peer = %opened.peer, client = %opened.source, origin, "session opened");
-    let client = opened.source.to_string();
-    let who = Subject { client: &client, origin, session: &id, user: "", vhost: "" };
-    audit::opened(who, opened.user_agent.as_deref().unwrap_or(""));
-    let mut connection = Connection {
-        buffer: BytesMut::new(),
-        decoder: Decoder::new(config.login_limits, config.escapes),
-        asked: started,
-        claimed: String::new(),
-        client: &client,
-        common_name,
-        counted: Stats::default(),
-        gauges: Gauges::new(metrics),
-        logins: Logins {
-            address: opened.source.client(),
-            auth: config.auth.clone(),
-            broker: broker.clone(),
-            label: ClientLabel(label(&opened)),
-        },
-        config,
-        lease: None,
-        login: None,
-        metrics,
-        more: false,
-        origin,
-        peer_gone: false,
-        place,
-        pinged: None,
-        refresh: None,
-        session,
-        settings,
-        socket,
-        source: Source::Password,
-        socket_failed: false,
-        stall: Stall::new(),
-    };
-    let close = match place.refused().and_then(|limit| connection.input(started, Input::NotAdmitted(limit))) {
-        Some(close) => close,
-        None => connection.serve(&place.drain).await,
-    };
-    connection.count();
-    let stats = connection.session.stats();
-    let peer = if connection.peer_gone { Peer::Gone } else { Peer::There };
-    let reason = close_reason(&close, peer);
-    connection.gauges.show(Presence::Unknown);
-    connection.gauges.gauge(Gauged::default());
-    metrics.session_closed(reason, started.elapsed().as_secs_f64());
-    info!(
-        session = id,
-        client = %opened.source,
-        user = connection.session.login(),
-        vhost = connection.session.virtual_host(),
-        version = connection.session.version().map_or("", |version| version.as_str()),
-        code = close.code as u16,
-        reason,
-        text = %close.reason,
-        seconds = started.elapsed().as_secs(),
-        frames_received = stats.frames_received,
-        frames_sent = stats.frames_sent,
-        messages_published = stats.messages_published,
-        messages_delivered = stats.messages_delivered,
-        failovers = stats.suspensions,
-        "session closed"
-    );
-    let (user, vhost) = (connection.session.login(), connection.session.virtual_host());
-    audit::closed(Subject { user, vhost, ..who }, close.code as u16, reason, started.elapsed().as_secs());
-    connection.close(close).await;
+    opened: Opened,
+    broker: Broker,
+    settings: watch::Receiver<Arc<ConnectionConfig>>,
+    metrics: Arc<Metrics>,
+    place: Arc<Place>,
+) -> impl Future<Output = ()> + Send {
+    Box::new(Connection::new(socket, opened, broker, settings, metrics, place)).run()
 }
 
-impl Connection<'_> {
+impl Connection {
+    async fn run(mut self: Box<Self>) {
+        let refused = self.place.refused().and_then(|limit| self.input(self.started, Input::NotAdmitted(limit)));
+        let close = match refused {
+            Some(close) => close,
+            None => self.serve().await,
+        };
+        self.report(&close);
+        // Apart, because it is large and most of a client's life is before it.
+        Box::pin(self.close(close)).await;
+    }
+
+    fn report(&mut self, close: &Close) {
+        self.count();
+        let stats = self.session.stats();
+        let peer = if self.peer_gone { Peer::Gone } else { Peer::There };
+        let reason = close_reason(close, peer);
+        let time = self.started.elapsed();
+        self.gauges.show(Presence::Unknown);
+        self.gauges.gauge(Gauged::default());
+        self.metrics.session_closed(reason, time.as_secs_f64());
+        info!(
+            session = self.session.id(),
+            client = self.client,
+            user = self.session.login(),
+            vhost = self.session.virtual_host(),
+            version = self.session.version().map_or("", |version| version.as_str()),
+            code = close.code as u16,
+            reason,
+            text = %close.reason,
+            seconds = time.as_secs(),
+            frames_received = stats.frames_received,
+            frames_sent = stats.frames_sent,
+            messages_published = stats.messages_published,
+            messages_delivered = stats.messages_delivered,
+            failovers = stats.suspensions,
+            "session closed"
+        );
+        audit::closed(self.subject(), close.code as u16, reason, time.as_secs());
+    }
+
     /// Turns until the session has ended; how it ended is the answer.
-    async fn serve(&mut self, drain: &CancellationToken) -> Close {
+    async fn serve(&mut self) -> Close {
+        let drain = self.place.drain.clone();
         let mut drained = false;
         let sleep = tokio::time::sleep_until(tokio::time::Instant::now());
         tokio::pin!(sleep);
@@ -263,7 +226,7 @@ impl Connection<'_> {
             if !self.socket_failed {
                 self.stall.observe(now, self.socket.queued_bytes(), self.socket.written_bytes());
             }
-            let turn = self.wait(&mut sleep, drain, drained).await;
+            let turn = self.wait(&mut sleep, &drain, drained).await;
             drained |= matches!(turn, Turn::Drain);
             if let Some(close) = self.handle_turn(turn) {
                 return close;
@@ -547,7 +510,7 @@ impl Connection<'_> {
     /// For the audit log.
     fn subject(&self) -> Subject<'_> {
         let (session, user, vhost) = (self.session.id(), self.session.login(), self.session.virtual_host());
-        Subject { client: self.client, origin: self.origin, session, user, vhost }
+        Subject { client: &self.client, origin: &self.origin, session, user, vhost }
     }
 
     fn not_admitted(&mut self, now: Instant, limit: Limit) {
@@ -586,33 +549,14 @@ impl Connection<'_> {
     }
 
     /// The client learns why, and at the same time the broker gets back what was not settled.
-    async fn close(self, close: Close) {
-        let farewell = self.socket.close(close.code as u16, &close.reason, self.config.close_timeout);
-        match self.lease {
+    async fn close(self: Box<Self>, close: Close) {
+        let Connection { config, lease, socket, .. } = *self;
+        let farewell = socket.close(close.code as u16, &close.reason, config.close_timeout);
+        match lease {
             Some(lease) => {
                 tokio::join!(farewell, lease.close());
             }
             None => farewell.await,
         }
     }
-}
-
-/// How the broker's log names the client: with its port where it is directly connected.
-fn label(opened: &Opened) -> String {
-    match opened.source.through() {
-        [] => opened.peer.to_string(),
-        _ => opened.source.client().to_string(),
-    }
-}
-
-/// A session's id and the seed of its queue names, drawn from the system's secure random source.
-fn seed() -> SessionSeed {
-    SessionSeed { id: format!("session-{}", URL_SAFE_NO_PAD.encode(random())), queue_names: random() }
-}
-
-fn random() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    // Fails only if the system has no random source at all; then nothing here may go on.
-    rand::fill(&mut bytes).expect("the system's random source works");
-    bytes
 }

@@ -11,7 +11,7 @@
 //! 3  listener  broker  auth  dev_cert        adapters: each knows one outside world, none knows another
 //! 2  metrics  clients  audit                 what is counted; who is connected, and the cap; what is put on record
 //! 1  session                                 pure state machine: frames in, commands out; broker events in, frames out
-//! 0  stomp  rate                             pure codec: std, bytes, memchr, thiserror; token buckets
+//! 0  stomp  rate                             pure codec: std, bytes, itoa, memchr, thiserror; token buckets
 //! ```
 //!
 //! Read in this order: `session`, `session::command`, `session::event`, `connection`, `broker::channel`, `server`.

@@ -1,5 +1,7 @@
 //! What one session adds to the gauges of all: it is taken out again with the same numbers.
 
+use std::sync::Arc;
+
 use crate::metrics::Metrics;
 
 /// Numbers that go up and down.
@@ -19,14 +21,14 @@ pub(super) enum Presence {
 }
 
 /// The share of one session.
-pub(super) struct Gauges<'a> {
+pub(super) struct Gauges {
     gauged: Gauged,
-    metrics: &'a Metrics,
+    metrics: Arc<Metrics>,
     presence: Presence,
 }
 
-impl<'a> Gauges<'a> {
-    pub(super) fn new(metrics: &'a Metrics) -> Gauges<'a> {
+impl Gauges {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Gauges {
         Gauges { gauged: Gauged::default(), metrics, presence: Presence::Unknown }
     }
 

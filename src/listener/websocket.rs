@@ -25,7 +25,7 @@ use super::stream::Stream;
 
 /// Bytes read from the socket at once. The buffer is touched in full by the first read of each session, so it decides
 /// the memory of an idle one; small messages are no slower with it than with a larger one.
-const READ_BUFFER: usize = 4 * 1024;
+const READ_BUFFER: usize = 1024;
 
 /// Room for control frames inside the protocol machine; they leave it at once.
 const CONTROL_BUFFER: usize = 1024;

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::state::Serving;
 use crate::broker::Broker;
 use crate::clients::{Clients, Place};
 use crate::config::ListenUrl;
-use crate::connection::{self, ConnectionConfig};
+use crate::connection;
 use crate::listener::tcp::{self, AcceptFailure};
 use crate::listener::{Admission, Gate, Opened, Route, Source, Upgrade, WebSocket, serve_connection};
 use crate::metrics::Metrics;
@@ -91,7 +90,7 @@ impl Door {
             let on_open = {
                 let place = place.clone();
                 move |socket: WebSocket, opened: Opened| {
-                    serve_session(socket, opened, broker.clone(), sessions.clone(), metrics.clone(), place.clone())
+                    connection::run(socket, opened, broker.clone(), sessions.clone(), metrics.clone(), place.clone())
                 }
             };
             serve_connection(socket, peer, listener, stop, gate, on_open).await;
@@ -151,15 +150,4 @@ fn report(clients: &Clients, client: &dyn std::fmt::Display, limit: Limit) {
     } else {
         debug!(%client, key, "a client is not let in: a limit is reached");
     }
-}
-
-async fn serve_session(
-    socket: WebSocket,
-    opened: Opened,
-    broker: Broker,
-    settings: watch::Receiver<Arc<ConnectionConfig>>,
-    metrics: Arc<Metrics>,
-    place: Arc<Place>,
-) {
-    connection::run(socket, opened, &broker, settings, &metrics, &place).await;
 }

@@ -1,6 +1,8 @@
 //! STOMP destinations: from text to what AMQP calls exchange, routing key and queue, and back for MESSAGE.
 //! The forms, the decoding and the error texts are those of RabbitMQ's plugin.
 
+use std::borrow::Cow;
+
 use super::amqp::ShortText;
 use super::config::DestinationDecoding;
 use super::refusal::{CloseCode, Refusal};
@@ -33,40 +35,49 @@ impl Destination {
         if text.is_empty() {
             return Err(invalid("Destination cannot be blank".to_owned()));
         }
-        if text.chars().any(char::is_control) {
+        if has_control(text) {
             return Err(invalid(format!("{text:?} has a control character, which no destination may have\n")));
         }
-        let short = |part: &str| short(&decode(part, decoding)?);
+        let short = |part: &str| short(decode(part, decoding)?);
         if !text.contains('/') {
             return Ok(Destination::Queue(queue_name(short(text)?)?));
         }
-        let Some(rest) = text.strip_prefix('/') else { return Err(unknown(text)) };
-        let parts: Vec<&str> = rest.split('/').collect();
-        let refuse = |kind: &str, from: usize| {
-            let rest: String = parts[from..].iter().flat_map(|part| ["/", part]).collect();
+        let (kind, rest) = split(text.strip_prefix('/').ok_or_else(|| unknown(text))?);
+        let refuse = |kind: &str, rest: Option<&str>| {
+            let rest = rest.map(|rest| format!("/{rest}")).unwrap_or_default();
             Err(invalid(format!("'{rest}' is not a valid {kind} destination\n")))
         };
-        let one = |from: usize| matches!(parts[from..], [name] if !name.is_empty());
-        match parts[0] {
-            "amq" if parts.get(1) == Some(&"queue") => match one(2) {
-                true => Ok(Destination::AmqQueue(queue_name(short(parts[2])?)?)),
-                false => refuse("amqqueue", 2),
+        match kind {
+            "amq" => match rest.map(split) {
+                Some(("queue", rest)) => match one(rest) {
+                    Some(name) => Ok(Destination::AmqQueue(queue_name(short(name)?)?)),
+                    None => refuse("amqqueue", rest),
+                },
+                _ => Err(unknown(text)),
             },
-            "exchange" => match parts[1..] {
-                [name] if !name.is_empty() => exchange(short(name)?, ShortText::default()),
-                [name, key] if !name.is_empty() => exchange(short(name)?, short(key)?),
-                _ => refuse("exchange", 1),
+            "exchange" => match rest.map(split) {
+                Some((name, None)) if !name.is_empty() => exchange(short(name)?, ShortText::default()),
+                Some((name, Some(key))) if !name.is_empty() && !key.contains('/') => {
+                    exchange(short(name)?, short(key)?)
+                }
+                _ => refuse("exchange", rest),
             },
-            "queue" if one(1) => Ok(Destination::Queue(queue_name(short(parts[1])?)?)),
-            "queue" => refuse("queue", 1),
-            "reply-queue" => match rest.strip_prefix("reply-queue/") {
+            "queue" => match one(rest) {
+                Some(name) => Ok(Destination::Queue(queue_name(short(name)?)?)),
+                None => refuse("queue", rest),
+            },
+            "reply-queue" => match rest {
                 Some(name) if !name.is_empty() => Ok(Destination::ReplyQueue(queue_name(short(name)?)?)),
-                _ => refuse("reply-queue", 1),
+                _ => refuse("reply-queue", rest),
             },
-            "temp-queue" if one(1) => Ok(Destination::TempQueue(decode(parts[1], decoding)?)),
-            "temp-queue" => refuse("temp_queue", 1),
-            "topic" if one(1) => Ok(Destination::Topic(short(parts[1])?)),
-            "topic" => refuse("topic", 1),
+            "temp-queue" => match one(rest) {
+                Some(name) => Ok(Destination::TempQueue(decode(name, decoding)?.into_owned())),
+                None => refuse("temp_queue", rest),
+            },
+            "topic" => match one(rest) {
+                Some(key) => Ok(Destination::Topic(short(key)?)),
+                None => refuse("topic", rest),
+            },
             _ => Err(unknown(text)),
         }
     }
@@ -89,39 +100,42 @@ impl Destination {
     }
 }
 
-/// The `destination` header of a MESSAGE, rendered from the address it was published to.
-pub fn render(exchange: &str, routing_key: &str, topic_exchange: &str) -> String {
-    let mut text = String::with_capacity(16 + exchange.len() + routing_key.len());
+/// Appends the `destination` header of a MESSAGE, rendered from the address it was published to.
+pub fn render(exchange: &str, routing_key: &str, topic_exchange: &str, text: &mut String) {
     if exchange.is_empty() {
         text.push_str("/queue/");
     } else if exchange == "amq.topic" || exchange == topic_exchange {
         text.push_str("/topic/");
     } else {
         text.push_str("/exchange/");
-        encode(exchange, &mut text);
+        encode(exchange, text);
         if routing_key.is_empty() {
-            return text;
+            return;
         }
         text.push('/');
     }
-    encode(routing_key, &mut text);
-    text
+    encode(routing_key, text);
 }
 
-/// The `reply-to` header of a MESSAGE: a destination as it is, a queue name as `/reply-queue/<name>`.
-pub fn render_reply_to(property: &str) -> String {
+/// Appends the `reply-to` header of a MESSAGE: a destination as it is, a queue name as `/reply-queue/<name>`.
+pub fn render_reply_to(property: &str, text: &mut String) {
     const SHOWN_AS_IS: [&str; 5] = ["/exchange", "/topic", "/queue", "/amq/queue", "/reply-queue/"];
-    match SHOWN_AS_IS.iter().any(|prefix| property.starts_with(prefix)) {
-        true => property.to_owned(),
-        false => format!("/reply-queue/{property}"),
+    if !SHOWN_AS_IS.iter().any(|prefix| property.starts_with(prefix)) {
+        text.push_str("/reply-queue/");
     }
+    text.push_str(property);
 }
 
 fn encode(part: &str, output: &mut String) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let is_encoded = |byte: u8| matches!(byte, b'/' | b'%' | 0..=31 | 128..);
+    // Hardly any name has such a byte.
+    if !part.bytes().any(is_encoded) {
+        return output.push_str(part);
+    }
     for byte in part.bytes() {
         match byte {
-            b'/' | b'%' | 0..=31 | 128.. => {
+            _ if is_encoded(byte) => {
                 output.push('%');
                 output.push(char::from(HEX[usize::from(byte >> 4)]));
                 output.push(char::from(HEX[usize::from(byte & 15)]));
@@ -131,22 +145,43 @@ fn encode(part: &str, output: &mut String) {
     }
 }
 
-fn decode(part: &str, decoding: DestinationDecoding) -> Result<String, Refusal> {
+/// The part before the first slash, and what is behind that, if there is one.
+fn split(text: &str) -> (&str, Option<&str>) {
+    match text.split_once('/') {
+        Some((part, rest)) => (part, Some(rest)),
+        None => (text, None),
+    }
+}
+
+/// The rest if it is a single part that is not empty.
+fn one(rest: Option<&str>) -> Option<&str> {
+    rest.filter(|part| !part.is_empty() && !part.contains('/'))
+}
+
+fn has_control(text: &str) -> bool {
+    // No control character has other bytes than these; most destinations have none of them and need no second look.
+    text.bytes().any(|byte| matches!(byte, 0..=31 | 127..)) && text.chars().any(char::is_control)
+}
+
+fn decode(part: &str, decoding: DestinationDecoding) -> Result<Cow<'_, str>, Refusal> {
+    if !part.contains('%') {
+        return Ok(Cow::Borrowed(part));
+    }
     match decoding {
-        DestinationDecoding::Rabbitmq => Ok(part.replace("%2F", "/")),
+        DestinationDecoding::Rabbitmq => Ok(Cow::Owned(part.replace("%2F", "/"))),
         DestinationDecoding::Full => {
             let text = percent_encoding::percent_decode_str(part)
                 .decode_utf8()
                 .map_err(|_| invalid(format!("'{part}' does not decode to UTF-8\n")))?;
-            if text.chars().any(char::is_control) {
+            if has_control(&text) {
                 return Err(invalid(format!("'{part}' decodes to a control character\n")));
             }
-            Ok(text.into_owned())
+            Ok(text)
         }
     }
 }
 
-fn short(text: &str) -> Result<ShortText, Refusal> {
+fn short(text: Cow<'_, str>) -> Result<ShortText, Refusal> {
     ShortText::new(text)
         .map_err(|long| invalid(format!("a name of {} bytes is longer than AMQP allows (255 bytes)\n", long.bytes)))
 }

@@ -8,6 +8,9 @@ use super::refusal::{Close, CloseCode, Refusal};
 use super::state::{Departure, State};
 use crate::stomp::Frame;
 
+/// Room that is kept between flushes, in deliveries of 8 bytes; what a burst took beyond it is given back.
+const UNFLUSHED_KEPT: usize = 64;
+
 impl Session {
     pub(super) fn handle_disconnect(&mut self, frame: &Frame) -> Result<(), Refusal> {
         self.leave(Close::new(CloseCode::Normal, ""), frame.header("receipt").map(str::to_owned));
@@ -93,9 +96,9 @@ impl Session {
 
     /// What was put out before is written now, so the broker may forget it.
     pub(super) fn settle_flushed(&mut self) {
-        for tag in std::mem::take(&mut self.unflushed) {
-            self.command(BrokerCommand::Settle { tag, outcome: Settlement::Ack });
-        }
+        let settle = |tag| Output::Command(BrokerCommand::Settle { tag, outcome: Settlement::Ack });
+        self.outputs.extend(self.unflushed.drain(..).map(settle));
+        self.unflushed.shrink_to(UNFLUSHED_KEPT);
         if let State::Leaving { flushing, .. } = &mut self.state
             && std::mem::replace(flushing, false)
         {

@@ -3,6 +3,7 @@
 //! The client names a delivery by a serial number of this session, never by the broker's delivery tag. So a made-up or late
 //! id can at most miss; it never reaches another delivery, and never the broker, where an unknown tag ends the channel.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -91,10 +92,18 @@ impl Ledger {
         self.outstanding.len()
     }
 
-    /// Removes what an ACK or NACK of `serial` covers, oldest first.
-    pub(super) fn settle(&mut self, serial: Serial) -> Result<Vec<(Serial, DeliveryTag)>, NotFound> {
+    /// Removes what an ACK or NACK of `serial` covers and hands the tags over, oldest first. Returns how many they were.
+    pub(super) fn settle(&mut self, serial: Serial, mut each: impl FnMut(DeliveryTag)) -> Result<usize, NotFound> {
+        // The usual case takes no list.
+        if let Entry::Occupied(entry) = self.outstanding.entry(serial)
+            && entry.get().mode != AckMode::Client
+        {
+            each(entry.remove().tag);
+            return Ok(1);
+        }
         let covered = self.covered(serial, &BTreeSet::new())?;
-        Ok(covered.into_iter().filter_map(|serial| Some((serial, self.outstanding.remove(&serial)?.tag))).collect())
+        covered.iter().filter_map(|serial| self.outstanding.remove(serial)).for_each(|entry| each(entry.tag));
+        Ok(covered.len())
     }
 
     /// What an ACK or NACK of `serial` would cover if `gone` were settled already.
@@ -115,23 +124,34 @@ impl Ledger {
 }
 
 /// A MESSAGE's `message-id` and `ack`: `<name>@@<session>@@<serial>`, the plugin's form.
-pub(super) fn message_id(name: &str, session: &str, serial: Serial) -> String {
-    format!("{name}@@{session}@@{}", serial.0)
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MessageId<'a> {
+    pub name: &'a str,
+    pub serial: Serial,
+    pub session: &'a str,
+}
+
+impl MessageId<'_> {
+    pub(super) fn append_to(&self, text: &mut String) {
+        for part in [self.name, "@@", self.session, "@@", itoa::Buffer::new().format(self.serial.0)] {
+            text.push_str(part);
+        }
+    }
 }
 
 /// The parts of an id as a client gave it back. The name may itself contain `@@`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct MessageId<'a> {
+pub(super) struct NamedId<'a> {
     pub name: &'a str,
     pub serial: &'a str,
     pub session: &'a str,
 }
 
-impl<'a> MessageId<'a> {
-    pub(super) fn parse(text: &'a str) -> Option<MessageId<'a>> {
+impl<'a> NamedId<'a> {
+    pub(super) fn parse(text: &'a str) -> Option<NamedId<'a>> {
         let (rest, serial) = text.rsplit_once("@@")?;
         let (name, session) = rest.rsplit_once("@@")?;
-        Some(MessageId { name, serial, session })
+        Some(NamedId { name, serial, session })
     }
 }
 
@@ -158,7 +178,10 @@ mod tests {
     }
 
     fn settled(ledger: &mut Ledger, serial: u64) -> Result<Vec<u64>, NotFound> {
-        Ok(ledger.settle(Serial(serial))?.into_iter().map(|(serial, _)| serial.0).collect())
+        let mut tags = Vec::new();
+        let count = ledger.settle(Serial(serial), |tag| tags.push(tag.0 - 99))?;
+        assert_eq!(count, tags.len());
+        Ok(tags)
     }
 
     #[test]
@@ -211,9 +234,10 @@ mod tests {
 
     #[test]
     fn message_ids_split_at_the_last_two_separators() {
-        let id = message_id("T_a@@b", "session-x", Serial(7));
-        let parsed = MessageId::parse(&id).unwrap();
-        assert_eq!(parsed, MessageId { name: "T_a@@b", serial: "7", session: "session-x" });
-        assert_eq!(MessageId::parse("a@@b"), None);
+        let mut id = String::new();
+        MessageId { name: "T_a@@b", serial: Serial(7), session: "session-x" }.append_to(&mut id);
+        let parsed = NamedId::parse(&id).unwrap();
+        assert_eq!(parsed, NamedId { name: "T_a@@b", serial: "7", session: "session-x" });
+        assert_eq!(NamedId::parse("a@@b"), None);
     }
 }

@@ -25,36 +25,38 @@ pub(super) enum Due {
 
 #[derive(Debug)]
 pub(super) struct Liveness {
-    expect_every: Option<Duration>,
+    /// Silence after which the client's heart-beat is missed; worked out once, it is asked for with every frame.
+    expect_within: Option<Duration>,
     last_ping: Instant,
     last_received: Instant,
     last_sent: Instant,
     ping_interval: Duration,
     pinged: Option<Instant>,
     pong_timeout: Duration,
-    send_every: Option<Duration>,
+    /// Silence of ours after which a beat goes out.
+    send_after: Option<Duration>,
     tolerance: f64,
 }
 
 impl Liveness {
     pub(super) fn new(now: Instant, ping_interval: Duration, pong_timeout: Duration, tolerance: f64) -> Liveness {
         Liveness {
-            expect_every: None,
+            expect_within: None,
             last_ping: now,
             last_received: now,
             last_sent: now,
             ping_interval,
             pinged: None,
             pong_timeout,
-            send_every: None,
+            send_after: None,
             tolerance,
         }
     }
 
     /// From CONNECTED on.
     pub(super) fn start_heartbeats(&mut self, heartbeats: Heartbeats) {
-        self.expect_every = heartbeats.expect_every;
-        self.send_every = heartbeats.send_every;
+        self.expect_within = heartbeats.expect_every.map(|every| every.mul_f64(self.tolerance));
+        self.send_after = heartbeats.send_every.map(early);
     }
 
     /// Any byte, a ping or a pong.
@@ -69,8 +71,8 @@ impl Liveness {
 
     /// The earliest time at which `poll` may have something.
     pub(super) fn deadline(&self) -> Instant {
-        let beat = self.send_every.map(|every| self.last_sent + early(every));
-        let missed = self.expect_every.map(|every| self.last_received + every.mul_f64(self.tolerance));
+        let beat = self.send_after.map(|silence| self.last_sent + silence);
+        let missed = self.expect_within.map(|silence| self.last_received + silence);
         let ping = match self.pinged {
             Some(pinged) => pinged + self.pong_timeout,
             None => self.ping_due(),
@@ -81,8 +83,8 @@ impl Liveness {
     /// What is due now, one at a time; call again until there is nothing.
     pub(super) fn poll(&mut self, now: Instant) -> Option<Due> {
         let silence = now.saturating_duration_since(self.last_received);
-        if let Some(every) = self.expect_every
-            && silence >= every.mul_f64(self.tolerance)
+        if let Some(within) = self.expect_within
+            && silence >= within
         {
             return Some(Due::HeartbeatMissed { silence });
         }
@@ -95,8 +97,8 @@ impl Liveness {
             self.last_ping = now;
             return Some(Due::SendPing);
         }
-        if let Some(every) = self.send_every
-            && now >= self.last_sent + early(every)
+        if let Some(after) = self.send_after
+            && now >= self.last_sent + after
         {
             self.last_sent = now;
             return Some(Due::SendHeartbeat);

@@ -4,6 +4,7 @@ use super::amqp::{FieldValue, Properties, ShortText};
 use super::config::{Compatibility, HeaderTypes, SessionConfig};
 use super::destination;
 use super::event::Delivery;
+use super::ledger::MessageId;
 use crate::stomp::{Command, Frame, Headers};
 
 /// Names that the server gives to a MESSAGE; a publisher's header of the same name must not stand in for them.
@@ -23,9 +24,9 @@ const SERVER_HEADERS: [&str; 11] = [
 
 /// What the session adds to a delivery.
 pub(super) struct Envelope<'a> {
-    /// None where the client must not acknowledge, or in STOMP 1.0 and 1.1 (STOMP 1.2, MESSAGE).
-    pub ack: Option<&'a str>,
-    pub message_id: &'a str,
+    /// Whether it has an `ack`: not where the client must not acknowledge, nor in STOMP 1.0 and 1.1 (STOMP 1.2, MESSAGE).
+    pub ack: bool,
+    pub message_id: MessageId<'a>,
     /// None for a subscription without id.
     pub subscription: Option<&'a str>,
 }
@@ -38,11 +39,13 @@ pub(super) fn frame(delivery: &Delivery, envelope: &Envelope<'_>, config: &Sessi
     }
     let message = &*delivery.message;
     let (exchange, key) = (message.exchange.as_str(), message.routing_key.as_str());
-    headers.push("destination", &destination::render(exchange, key, config.default_topic_exchange.as_str()));
-    headers.push("message-id", envelope.message_id);
+    headers.push_with("destination", |text| {
+        destination::render(exchange, key, config.default_topic_exchange.as_str(), text);
+    });
+    headers.push_with("message-id", |text| envelope.message_id.append_to(text));
     headers.push("redelivered", if delivery.redelivered { "true" } else { "false" });
-    if let Some(ack) = envelope.ack {
-        headers.push("ack", ack);
+    if envelope.ack {
+        headers.push_with("ack", |text| envelope.message_id.append_to(text));
     }
     push_application_headers(headers, &message.properties, config.header_types);
     push_properties(headers, &message.properties, config.compatibility);
@@ -57,37 +60,47 @@ fn push_application_headers(headers: &mut Headers, properties: &Properties, type
             continue;
         }
         match (value, types) {
-            (FieldValue::Integer(number), _) => headers.push(name, &number.to_string()),
+            (FieldValue::Integer(number), _) => push_number(headers, name, *number),
             (FieldValue::Text(text), _) => headers.push(name, text),
             (_, HeaderTypes::Rabbitmq) => {}
             (FieldValue::Bool(value), HeaderTypes::All) => headers.push(name, if *value { "true" } else { "false" }),
             (FieldValue::List(items), HeaderTypes::All) => headers.push(name, &items.join(",")),
-            (FieldValue::Timestamp(seconds), HeaderTypes::All) => headers.push(name, &seconds.to_string()),
+            (FieldValue::Timestamp(seconds), HeaderTypes::All) => push_number(headers, name, *seconds),
         }
     }
 }
 
 fn push_properties(headers: &mut Headers, properties: &Properties, compatibility: Compatibility) {
-    let text = |value: &Option<ShortText>| value.as_ref().map(|value| value.as_str().to_owned());
-    let shown = [
-        ("app-id", text(&properties.app_id)),
-        ("user-id", text(&properties.user_id)),
-        ("type", text(&properties.kind)),
-        ("timestamp", properties.timestamp.map(|seconds| seconds.to_string())),
-        ("amqp-message-id", text(&properties.message_id)),
-        ("expiration", text(&properties.expiration)),
-        ("reply-to", properties.reply_to.as_ref().map(|value| destination::render_reply_to(value.as_str()))),
-        ("correlation-id", text(&properties.correlation_id)),
-        ("priority", properties.priority.map(|value| value.to_string())),
-        ("persistent", persistent(properties.delivery_mode, compatibility).map(str::to_owned)),
-        ("content-encoding", text(&properties.content_encoding)),
-        ("content-type", text(&properties.content_type)),
-    ];
-    for (name, value) in shown {
-        if let Some(value) = value {
-            headers.push(name, &value);
-        }
+    push_text(headers, "app-id", properties.app_id.as_ref());
+    push_text(headers, "user-id", properties.user_id.as_ref());
+    push_text(headers, "type", properties.kind.as_ref());
+    if let Some(seconds) = properties.timestamp {
+        push_number(headers, "timestamp", seconds);
     }
+    push_text(headers, "amqp-message-id", properties.message_id.as_ref());
+    push_text(headers, "expiration", properties.expiration.as_ref());
+    if let Some(property) = &properties.reply_to {
+        headers.push_with("reply-to", |text| destination::render_reply_to(property.as_str(), text));
+    }
+    push_text(headers, "correlation-id", properties.correlation_id.as_ref());
+    if let Some(priority) = properties.priority {
+        push_number(headers, "priority", priority);
+    }
+    if let Some(persistent) = persistent(properties.delivery_mode, compatibility) {
+        headers.push("persistent", persistent);
+    }
+    push_text(headers, "content-encoding", properties.content_encoding.as_ref());
+    push_text(headers, "content-type", properties.content_type.as_ref());
+}
+
+fn push_text(headers: &mut Headers, name: &str, value: Option<&ShortText>) {
+    if let Some(value) = value {
+        headers.push(name, value.as_str());
+    }
+}
+
+fn push_number(headers: &mut Headers, name: &str, number: impl itoa::Integer) {
+    headers.push(name, itoa::Buffer::new().format(number));
 }
 
 /// The plugin shows delivery mode 1 as `persistent:1`, which reads as its opposite.

@@ -68,6 +68,9 @@ use transaction::{Action, CommitStep, Transactions};
 
 use crate::stomp::{Command, DecodeError, Frame, Version};
 
+/// Room for outputs that is kept, about 5 KiB; what a burst took beyond it is given back.
+const OUTPUTS_KEPT: usize = 32;
+
 /// What makes a session itself. Random, and drawn by the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionSeed {
@@ -197,7 +200,11 @@ impl Session {
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        if output.is_none() {
+            self.outputs.shrink_to(OUTPUTS_KEPT);
+        }
+        output
     }
 
     /// When `Input::Timeout` is due. None only when the session has ended.
@@ -299,28 +306,28 @@ impl Session {
         if version == Version::V1_0 {
             frame.headers.trim_values_start();
         }
-        let receipt = frame.header("receipt").map(str::to_owned);
-        if let Err(refusal) = self.dispatch(frame, version) {
-            self.refuse(refusal.about_receipt(receipt.as_deref()));
+        if let Err(refusal) = self.dispatch(&mut frame, version) {
+            self.refuse(refusal.about_receipt(frame.header("receipt")));
         }
     }
 
-    fn dispatch(&mut self, frame: Frame, version: Version) -> Result<(), Refusal> {
+    /// What a SEND has for a body is taken.
+    fn dispatch(&mut self, frame: &mut Frame, version: Version) -> Result<(), Refusal> {
         match frame.command {
-            Command::Abort => self.handle_abort(&frame),
-            Command::Ack | Command::Nack => self.handle_settle(&frame, version),
-            Command::Begin => self.handle_begin(&frame),
-            Command::Commit => self.handle_commit(&frame),
+            Command::Abort => self.handle_abort(frame),
+            Command::Ack | Command::Nack => self.handle_settle(frame, version),
+            Command::Begin => self.handle_begin(frame),
+            Command::Commit => self.handle_commit(frame),
             Command::Connect | Command::Stomp => Err(Refusal::fatal(
                 "connect.repeated",
                 "Illegal command",
                 "CONNECT was sent on a connection that is logged in already\n",
                 "Open another connection for another login.",
             )),
-            Command::Disconnect => self.handle_disconnect(&frame),
+            Command::Disconnect => self.handle_disconnect(frame),
             Command::Send => self.handle_send(frame),
-            Command::Subscribe => self.handle_subscribe(&frame),
-            Command::Unsubscribe => self.handle_unsubscribe(&frame),
+            Command::Subscribe => self.handle_subscribe(frame),
+            Command::Unsubscribe => self.handle_unsubscribe(frame),
             Command::Connected | Command::Error | Command::Message | Command::Receipt | Command::Unknown(_) => {
                 Err(Refusal::soft(
                     "frame.command",
@@ -332,18 +339,17 @@ impl Session {
         }
     }
 
-    fn handle_send(&mut self, frame: Frame) -> Result<(), Refusal> {
+    fn handle_send(&mut self, frame: &mut Frame) -> Result<(), Refusal> {
         self.count_send();
-        if self.is_refresh(&frame) {
+        if self.is_refresh(frame) {
             return self.handle_refresh(frame);
         }
-        let transaction = frame.header("transaction").map(str::to_owned);
-        if let Some(name) = &transaction {
+        if let Some(name) = frame.header("transaction") {
             self.require_transaction(name)?;
         }
         let send = Action::Publish(Box::new(self.prepare_send(frame)?));
-        match transaction {
-            Some(name) => self.enlist(&name, send),
+        match frame.header("transaction") {
+            Some(name) => self.enlist(name, send),
             None => {
                 self.actions.push_back(send);
                 Ok(())

@@ -3,7 +3,7 @@
 //! A publish waits while a declaration or subscription of this session is under way (it uses another AMQP connection and
 //! would overtake it), while its queue is being declared, and while as much is unconfirmed as the limits allow.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -63,7 +63,7 @@ struct Unconfirmed {
 
 #[derive(Debug, Default)]
 pub(super) struct Publishing {
-    declared: HashSet<ShortText>,
+    declared: BTreeSet<ShortText>,
     /// The declaration that the first waiting publish needs.
     declaring: Option<(DeclareToken, ShortText)>,
     next_declare: u64,
@@ -113,20 +113,21 @@ impl Publishing {
 }
 
 impl Session {
-    /// Checks a SEND completely, so that nothing of it can be wrong later, when it is a transaction's turn.
-    pub(super) fn prepare_send(&mut self, frame: Frame) -> Result<Prepared, Refusal> {
-        let headers = &frame.headers;
-        let destination = self.destination(&frame, "SEND")?;
+    /// Checks a SEND completely, so that nothing of it can be wrong later, when it is a transaction's turn. Takes its body.
+    pub(super) fn prepare_send(&mut self, frame: &mut Frame) -> Result<Prepared, Refusal> {
+        let body = std::mem::take(&mut frame.body);
+        let (frame, headers) = (&*frame, &frame.headers);
+        let destination = self.destination(frame, "SEND")?;
         let Some((exchange, routing_key)) = destination.publish_address(&self.config.default_topic_exchange) else {
             return Err(not_for(headers.get("destination").unwrap_or_default(), "SEND"));
         };
-        let access = self.judge_send(&frame, &destination)?;
+        let access = self.judge_send(frame, &destination)?;
         let destination = access.limit(destination);
         let demand = access.demand.filter(|_| headers.contains("transaction"));
         let compatibility = self.config.compatibility;
         let mut properties = properties::from_send(headers, compatibility)?;
         let receipt = frame.header("receipt").map(str::to_owned);
-        let reply_queue = self.read_reply_to(&frame, &mut properties)?;
+        let reply_queue = self.read_reply_to(frame, &mut properties)?;
         let declare = match &destination {
             Destination::Queue(name) => {
                 Some(queue::declaration(name.clone(), Purpose::Queue, On::Send, headers, self.queue_rules())?)
@@ -140,7 +141,7 @@ impl Session {
             declare,
             destination: demand.as_ref().and(headers.get("destination")).unwrap_or_default().to_owned(),
             demand,
-            message: Arc::new(Outgoing { body: frame.body, exchange, mandatory, properties, routing_key }),
+            message: Arc::new(Outgoing { body, exchange, mandatory, properties, routing_key }),
             tell: asked || receipt.is_some(),
             receipt,
             reply_queue,
@@ -215,7 +216,7 @@ impl Session {
         self.publishing.next_publish += 1;
         // Consumers recognise a message that had to be published twice by its id, and a returned one is found by it.
         if send.message.properties.message_id.is_none() && self.needs_message_id(&send) {
-            let id = ShortText::new(format!("{}-{}", self.id, token.0)).ok();
+            let id = ShortText::new([&*self.id, "-", itoa::Buffer::new().format(token.0)].concat()).ok();
             Arc::make_mut(&mut send.message).properties.message_id = id;
         }
         let (bytes, message) = (send.bytes(), send.message.clone());

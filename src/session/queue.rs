@@ -178,6 +178,10 @@ enum Known {
 
 fn queue_arguments(headers: &Headers, rules: QueueRules) -> Result<Vec<(ShortText, FieldValue)>, Refusal> {
     let mut arguments = Vec::new();
+    // Every SEND to a queue comes by here, and hardly any says something of it.
+    if !headers.iter().any(|(name, _)| is_queue_argument(name)) {
+        return Ok(arguments);
+    }
     for (name, kind, known) in QUEUE_ARGUMENTS {
         let Some(value) = headers.get(name) else { continue };
         if *known == Known::RelayOnly && rules.compatibility == Compatibility::Rabbitmq {
@@ -199,6 +203,10 @@ fn queue_arguments(headers: &Headers, rules: QueueRules) -> Result<Vec<(ShortTex
         arguments.push((ShortText::lit(name), value));
     }
     fitting(arguments)
+}
+
+fn is_queue_argument(name: &str) -> bool {
+    name.starts_with("x-") && QUEUE_ARGUMENTS.iter().any(|(argument, ..)| *argument == name)
 }
 
 /// All of them, if they fit into an AMQP frame.

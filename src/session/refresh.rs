@@ -22,10 +22,10 @@ pub(super) struct Refresh {
 impl Session {
     /// Without a source of tokens the destination means what any unknown one means.
     pub(super) fn is_refresh(&self, frame: &Frame) -> bool {
-        frame.header("destination") == Some(DESTINATION) && self.config.sources.iter().any(|source| source.is_token())
+        self.config.sources.iter().any(|source| source.is_token()) && frame.header("destination") == Some(DESTINATION)
     }
 
-    pub(super) fn handle_refresh(&mut self, frame: Frame) -> Result<(), Refusal> {
+    pub(super) fn handle_refresh(&mut self, frame: &Frame) -> Result<(), Refusal> {
         if self.identity.expires_at.is_none() {
             return Err(refused("This session came in without a token\n"));
         }

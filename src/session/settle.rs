@@ -2,7 +2,8 @@
 
 use super::Session;
 use super::command::{BrokerCommand, Settlement};
-use super::ledger::{MessageId, Serial};
+use super::io::Output;
+use super::ledger::{NamedId, Serial};
 use super::refusal::Refusal;
 use super::transaction::{Action, SettleAction};
 use crate::stomp::{Command, Frame, Version};
@@ -40,7 +41,7 @@ impl Session {
                 "STOMP 1.2 takes the MESSAGE's ack header as id; 1.0 and 1.1 take its message-id.",
             )
         })?;
-        let id = MessageId::parse(value).ok_or_else(|| {
+        let id = NamedId::parse(value).ok_or_else(|| {
             Refusal::soft(
                 "ack.id",
                 "Invalid header",
@@ -84,12 +85,13 @@ impl Session {
 
     /// Settles what the action covers. In a COMMIT a delivery may be gone already, by an earlier cumulative one of it.
     pub(super) fn settle(&mut self, action: &SettleAction) -> Result<(), Refusal> {
-        let covered = self.ledger.settle(action.serial).map_err(|_| not_found(action.serial))?;
-        if covered.is_empty() {
+        let outputs = &mut self.outputs;
+        let settle = |tag| {
+            outputs.push_back(Output::Command(BrokerCommand::Settle { tag, outcome: action.outcome }));
+        };
+        let count = self.ledger.settle(action.serial, settle).map_err(|_| not_found(action.serial))?;
+        if count == 0 {
             self.stats.late_acks += 1;
-        }
-        for (_, tag) in covered {
-            self.command(BrokerCommand::Settle { tag, outcome: action.outcome });
         }
         Ok(())
     }

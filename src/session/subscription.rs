@@ -2,7 +2,7 @@
 
 mod rights;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Session;
@@ -13,7 +13,7 @@ use super::command::{
 };
 use super::destination::Destination;
 use super::event::Delivery;
-use super::ledger::{AckMode, Outstanding, message_id};
+use super::ledger::{AckMode, MessageId, Outstanding};
 use super::message::{self, Envelope};
 use super::properties::number;
 use super::publish::not_for;
@@ -66,7 +66,8 @@ enum Stage {
 
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
-    by_key: HashMap<SubscriptionKey, Subscription>,
+    /// In the order in which they were made.
+    by_key: BTreeMap<SubscriptionKey, Box<Subscription>>,
     by_name: HashMap<Arc<str>, SubscriptionKey>,
     next: u64,
     /// Names of subscriptions that ended with a right to them, until the client gives them up or uses the name again.
@@ -95,10 +96,10 @@ impl Subscriptions {
         self.pending += 1;
         self.revoked.remove(&subscription.name);
         self.by_name.insert(subscription.name.clone(), key);
-        self.by_key.insert(key, subscription);
+        self.by_key.insert(key, Box::new(subscription));
     }
 
-    fn remove(&mut self, key: SubscriptionKey) -> Option<Subscription> {
+    fn remove(&mut self, key: SubscriptionKey) -> Option<Box<Subscription>> {
         let subscription = self.by_key.remove(&key)?;
         if self.by_name.get(&subscription.name) == Some(&key) {
             self.by_name.remove(&subscription.name);
@@ -188,12 +189,11 @@ impl Session {
 
     /// Queues that would outlive the session: they go now, not when they expire.
     pub(super) fn delete_surviving_queues(&mut self) {
-        let surviving = |subscription: &&Subscription| {
+        let surviving = |subscription: &Subscription| {
             subscription.making.exclusive && !matches!(subscription.stage, Stage::Stopping { .. })
         };
-        let mut keys: Vec<_> =
-            self.subscriptions.by_key.values().filter(surviving).map(|subscription| subscription.making.key).collect();
-        keys.sort_unstable();
+        let by_key = self.subscriptions.by_key.iter();
+        let keys: Vec<_> = by_key.filter(|(_, subscription)| surviving(subscription)).map(|(key, _)| *key).collect();
         for key in keys {
             self.command(BrokerCommand::Unsubscribe { key, queue: AfterUnsubscribe::Delete });
         }
@@ -409,13 +409,13 @@ impl Session {
         };
         let (mode, name, tag, key) = (subscription.mode, subscription.name.clone(), delivery.tag, delivery.key);
         let serial = self.ledger.next_serial();
-        let message_id = message_id(&name, &self.id, serial);
+        let message_id = MessageId { name: &name, serial, session: &self.id };
         // Only a stream's deliveries carry their offset as a number.
         let stream = delivery.message.properties.headers.iter().any(|(name, value)| {
             name.as_str() == "x-stream-offset" && matches!(value, super::amqp::FieldValue::Integer(_))
         });
-        let ack = (version == Version::V1_2 && mode != AckMode::Auto).then_some(message_id.as_str());
-        let envelope = Envelope { ack, message_id: &message_id, subscription: subscription.id.as_deref() };
+        let ack = version == Version::V1_2 && mode != AckMode::Auto;
+        let envelope = Envelope { ack, message_id, subscription: subscription.id.as_deref() };
         let frame = message::frame(&delivery, &envelope, &self.config);
         match (mode, tag) {
             (_, None) => {}
@@ -472,8 +472,7 @@ impl Session {
 
     /// After an outage: every subscription again, in the order in which they were made.
     pub(super) fn resume_subscriptions(&mut self) {
-        let mut keys: Vec<_> = self.subscriptions.by_key.keys().copied().collect();
-        keys.sort_unstable();
+        let keys: Vec<_> = self.subscriptions.by_key.keys().copied().collect();
         for key in keys {
             self.resume_subscription(key);
         }

@@ -4,12 +4,11 @@
 
 use super::content_length::ContentLength;
 use super::error::excerpt;
-use super::escape::{UndefinedEscape, unescape};
+use super::escape::unescape;
 use super::line::{Bounds, Fault, find_line};
 use super::{COMMAND_BYTES_MAX, Command, DecodeError, Escapes, Frame, Limits};
 use bytes::{Buf, BytesMut};
 use memchr::memchr;
-use std::borrow::Cow;
 
 /// What a peer sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +90,7 @@ impl Decoder {
             let step = match &self.stage {
                 Stage::BetweenFrames => self.skip_between_frames(input),
                 Stage::Command => self.read_command(input),
-                Stage::Headers => self.read_header_line(input),
+                Stage::Headers => self.read_headers(input),
                 Stage::Body => self.read_body(input),
                 Stage::SizedBody { bytes } => self.read_sized_body(*bytes, input),
                 Stage::Failed(error) => return Err(error.clone()),
@@ -156,22 +155,30 @@ impl Decoder {
         Ok(Step::Again)
     }
 
-    fn read_header_line(&mut self, input: &mut BytesMut) -> Result<Step, DecodeError> {
-        let bounds = self.bounds(self.limits.header_line_bytes_max);
-        let line = match find_line(input, &mut self.scanned, bounds) {
-            Ok(Some(line)) => line,
-            Ok(None) => return Ok(Step::NeedsMore),
-            Err(fault) => return Err(self.header_error(fault)),
+    fn read_headers(&mut self, input: &mut BytesMut) -> Result<Step, DecodeError> {
+        let mut read = 0;
+        let step = loop {
+            let bounds = self.bounds(self.limits.header_line_bytes_max);
+            let rest = &input[read..];
+            let line = match find_line(rest, &mut self.scanned, bounds) {
+                Ok(Some(line)) => line,
+                Ok(None) => break Step::NeedsMore,
+                Err(fault) => return Err(self.header_error(fault)),
+            };
+            if line.text_bytes > 0 {
+                self.keep_header(&rest[..line.text_bytes])?;
+                self.header_lines += 1;
+            }
+            read += line.bytes;
+            self.frame_bytes += line.bytes;
+            self.scanned = 0;
+            if line.text_bytes == 0 {
+                self.stage = self.body_stage()?;
+                break Step::Again;
+            }
         };
-        if line.text_bytes > 0 {
-            self.keep_header(&input[..line.text_bytes])?;
-            self.header_lines += 1;
-            self.consume(line.bytes, input);
-        } else {
-            self.consume(line.bytes, input);
-            self.stage = self.body_stage()?;
-        }
-        Ok(Step::Again)
+        input.advance(read);
+        Ok(step)
     }
 
     /// Adds a header to the frame unless its name is there already (STOMP 1.2, "Repeated Header Entries").
@@ -179,28 +186,36 @@ impl Decoder {
         let line = self.header_lines + 1;
         let colon = memchr(b':', text).ok_or(DecodeError::HeaderWithoutColon { line })?;
         let shown = || excerpt(&text[..colon]);
-        let name =
-            std::str::from_utf8(&text[..colon]).map_err(|_| DecodeError::HeaderNameNotUtf8 { line, name: shown() })?;
-        let value = std::str::from_utf8(&text[colon + 1..])
-            .map_err(|_| DecodeError::HeaderValueNotUtf8 { line, name: shown() })?;
-        let name = self.resolve(name).map_err(|_| DecodeError::UndefinedEscapeInName { line, name: shown() })?;
-        let value = self.resolve(value).map_err(|_| DecodeError::UndefinedEscapeInValue { line, name: shown() })?;
-        if self.frame.headers.contains(&name) {
+        let (name, value) = match std::str::from_utf8(text) {
+            Ok(text) => (&text[..colon], &text[colon + 1..]),
+            Err(error) if error.valid_up_to() < colon => {
+                return Err(DecodeError::HeaderNameNotUtf8 { line, name: shown() });
+            }
+            Err(_) => return Err(DecodeError::HeaderValueNotUtf8 { line, name: shown() }),
+        };
+        if !self.has_escapes() || memchr(b'\\', text).is_none() {
+            return self.push_header(name, value);
+        }
+        let name = unescape(name).map_err(|_| DecodeError::UndefinedEscapeInName { line, name: shown() })?;
+        let value = unescape(value).map_err(|_| DecodeError::UndefinedEscapeInValue { line, name: shown() })?;
+        self.push_header(&name, &value)
+    }
+
+    fn push_header(&mut self, name: &str, value: &str) -> Result<(), DecodeError> {
+        if self.frame.headers.contains(name) {
             return Ok(());
         }
         if self.frame.headers.len() >= self.limits.header_count_max {
             return Err(DecodeError::TooManyHeaders { limit: self.limits.header_count_max });
         }
-        self.frame.headers.push(&name, &value);
+        self.frame.headers.push(name, value);
         Ok(())
     }
 
-    fn resolve<'a>(&self, text: &'a str) -> Result<Cow<'a, str>, UndefinedEscape> {
+    /// Of the frame under way.
+    fn has_escapes(&self) -> bool {
         let connect = matches!(self.frame.command, Command::Connect | Command::Connected | Command::Stomp);
-        match self.escapes {
-            Escapes::ExceptConnect if connect => Ok(Cow::Borrowed(text)),
-            Escapes::All | Escapes::ExceptConnect => unescape(text),
-        }
+        self.escapes == Escapes::All || !connect
     }
 
     /// How the body ends, now that all headers are known.

@@ -1,9 +1,8 @@
 //! Frames to bytes, in the form in which RabbitMQ's STOMP plugin writes them. Never fails and bounds nothing.
 
-use super::Frame;
 use super::escape::escape_into;
+use super::{Frame, Headers};
 use bytes::{BufMut, BytesMut};
-use std::fmt::Write;
 
 /// Written from the body's length only, whatever the frame's headers say.
 const CONTENT_LENGTH: &str = "content-length";
@@ -18,23 +17,31 @@ const OVERHEAD_BYTES: usize = 64;
 /// `content-length` stands last and only if there is a body; one among the frame's headers is skipped. The command is
 /// written as it is, so an unknown one must not come from a peer.
 pub fn encode(frame: &Frame, output: &mut BytesMut) {
-    let headers: usize = frame.headers.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
-    output.reserve(headers + frame.body.len() + OVERHEAD_BYTES);
+    output.reserve(frame.headers.text_bytes() + frame.body.len() + OVERHEAD_BYTES);
     output.put_slice(frame.command.as_str().as_bytes());
     output.put_u8(b'\n');
-    for (name, value) in frame.headers.iter().filter(|(name, _)| *name != CONTENT_LENGTH) {
+    match frame.headers.written(CONTENT_LENGTH) {
+        Some(text) => output.put_slice(text.as_bytes()),
+        None => escape_headers(&frame.headers, output),
+    }
+    if !frame.body.is_empty() {
+        output.put_slice(CONTENT_LENGTH.as_bytes());
+        output.put_u8(b':');
+        output.put_slice(itoa::Buffer::new().format(frame.body.len()).as_bytes());
+        output.put_u8(b'\n');
+    }
+    output.put_u8(b'\n');
+    output.put_slice(&frame.body);
+    output.put_slice(b"\0\n");
+}
+
+fn escape_headers(headers: &Headers, output: &mut BytesMut) {
+    for (name, value) in headers.iter().filter(|(name, _)| *name != CONTENT_LENGTH) {
         escape_into(name, output);
         output.put_u8(b':');
         escape_into(value, output);
         output.put_u8(b'\n');
     }
-    if !frame.body.is_empty() {
-        // Writing to a BytesMut fails only where usize ends, and reserve has panicked before that.
-        let _ = writeln!(output, "{CONTENT_LENGTH}:{}", frame.body.len());
-    }
-    output.put_u8(b'\n');
-    output.put_slice(&frame.body);
-    output.put_slice(b"\0\n");
 }
 
 #[cfg(test)]
@@ -79,6 +86,19 @@ mod tests {
             let frame = Frame::new(command.clone()).with_header("a:\n", "\\r\r:");
             assert_eq!(encoded(&frame), format!("{command}\na\\c\\n:\\\\r\\r\\c\n\n\0\n"));
         }
+    }
+
+    #[test]
+    fn one_header_with_an_escape_changes_no_other() {
+        let frame = Frame::new(Command::Message).with_header("a", "1").with_header("b", ":").with_header("c", "2");
+        assert_eq!(encoded(&frame), "MESSAGE\na:1\nb:\\c\nc:2\n\n\0\n");
+    }
+
+    #[test]
+    fn trimmed_values_are_written_trimmed() {
+        let mut frame = Frame::new(Command::Message).with_header("a", "  1").with_header("b", "2 ");
+        frame.headers.trim_values_start();
+        assert_eq!(encoded(&frame), "MESSAGE\na:1\nb:2 \n\n\0\n");
     }
 
     #[test]

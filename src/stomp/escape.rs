@@ -35,7 +35,7 @@ pub(super) fn unescape(text: &str) -> Result<Cow<'_, str>, UndefinedEscape> {
 /// NUL has no escape, and many clients end a frame at the first one wherever it stands; it becomes U+FFFD.
 pub(super) fn escape_into(text: &str, output: &mut impl bytes::BufMut) {
     let mut rest = text.as_bytes();
-    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\\' | b'\n' | b'\r' | b':' | b'\0')) {
+    while let Some(at) = rest.iter().position(|byte| is_escaped(*byte)) {
         output.put_slice(&rest[..at]);
         output.put_slice(match rest[at] {
             b'\n' => b"\\n",
@@ -49,9 +49,20 @@ pub(super) fn escape_into(text: &str, output: &mut impl bytes::BufMut) {
     output.put_slice(rest);
 }
 
+/// How many bytes [`escape_into`] would not write as they are.
+pub(super) fn count_escaped(text: &[u8]) -> usize {
+    // Sums of bytes and no branch: the compiler makes of it a loop over many bytes at once.
+    let count = |chunk: &[u8]| chunk.iter().map(|byte| u8::from(is_escaped(*byte))).sum::<u8>();
+    text.chunks(usize::from(u8::MAX)).map(|chunk| usize::from(count(chunk))).sum()
+}
+
+fn is_escaped(byte: u8) -> bool {
+    matches!(byte, b'\\' | b'\n' | b'\r' | b':' | b'\0')
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{UndefinedEscape, escape_into, unescape};
+    use super::{UndefinedEscape, count_escaped, escape_into, unescape};
     use std::borrow::Cow;
 
     #[test]
@@ -90,5 +101,13 @@ mod tests {
         let mut output = Vec::new();
         escape_into("a\0\0b", &mut output);
         assert_eq!(output, "a\u{fffd}\u{fffd}b".as_bytes());
+    }
+
+    #[test]
+    fn what_escaping_changes_is_counted() {
+        for (text, count) in [("", 0), ("plain é", 0), (":a\\b\r\nc\td\0", 5)] {
+            assert_eq!(count_escaped(text.as_bytes()), count, "{text:?}");
+        }
+        assert_eq!(count_escaped(&[b':'; 1000]), 1000);
     }
 }

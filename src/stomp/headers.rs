@@ -2,22 +2,29 @@
 
 use std::fmt;
 
+use super::escape::count_escaped;
+
 /// Text to make room for with the first header; most frames need no more.
-const TEXT_BYTES_FIRST: usize = 256;
+const TEXT_BYTES_FIRST: usize = 512;
 /// Headers to make room for with the first header.
-const SPANS_FIRST: usize = 8;
+const SPANS_FIRST: usize = 12;
+/// Behind a name and behind a value.
+const SEPARATOR_BYTES: usize = 2;
 
 /// Headers whose values never appear in Debug output; compared without regard to case.
 const SECRET_NAMES: [&str; 2] = ["authorization", "passcode"];
 
-/// Names and values as they mean, escapes resolved. All text lies in one string: two allocations, however many headers.
+/// Names and values as they mean, escapes resolved. Two allocations, however many headers.
 #[derive(Clone, Default)]
 pub struct Headers {
-    text: String,
     spans: Vec<Span>,
+    /// `name:value LF` of each header, so that where nothing needs an escape this is what is written.
+    text: String,
+    /// Whether a value begins behind its colon and some blanks.
+    trimmed: bool,
 }
 
-/// Byte offsets into the text. The name's end and the value's start differ once a value has been trimmed.
+/// Byte offsets into the text. A colon stands at the name's end, and blanks that were trimmed before the value.
 #[derive(Clone, Copy)]
 struct Span {
     name_start: usize,
@@ -33,15 +40,41 @@ impl Headers {
 
     /// Appends, also if the name is there already; [`Headers::get`] then still finds the first.
     pub fn push(&mut self, name: &str, value: &str) {
-        if self.spans.is_empty() {
-            self.spans.reserve(SPANS_FIRST);
-            self.text.reserve(TEXT_BYTES_FIRST.max(name.len() + value.len()));
-        }
+        self.make_room(name.len() + value.len() + SEPARATOR_BYTES);
+        self.push_with(name, |text| text.push_str(value));
+    }
+
+    /// The same with a value that is put together in place: `append` may append to the text, and nothing else.
+    pub fn push_with(&mut self, name: &str, append: impl FnOnce(&mut String)) {
+        self.make_room(0);
         let name_start = self.text.len();
         self.text.push_str(name);
         let name_end = self.text.len();
-        self.text.push_str(value);
-        self.spans.push(Span { name_start, name_end, value_start: name_end, value_end: self.text.len() });
+        self.text.push(':');
+        append(&mut self.text);
+        self.spans.push(Span { name_start, name_end, value_start: name_end + 1, value_end: self.text.len() });
+        self.text.push('\n');
+    }
+
+    fn make_room(&mut self, bytes: usize) {
+        if self.spans.is_empty() {
+            self.spans.reserve(SPANS_FIRST);
+            self.text.reserve(TEXT_BYTES_FIRST.max(bytes));
+        } else {
+            self.text.reserve(bytes);
+        }
+    }
+
+    /// All headers as they are written, if none is called `without` and no name or value needs an escape.
+    pub(super) fn written(&self, without: &str) -> Option<&str> {
+        let separators = SEPARATOR_BYTES * self.spans.len();
+        let plain = !self.trimmed && count_escaped(self.text.as_bytes()) == separators && !self.contains(without);
+        plain.then_some(&self.text)
+    }
+
+    /// Bytes of all headers as they are written, escapes not counted.
+    pub(super) fn text_bytes(&self) -> usize {
+        self.text.len()
     }
 
     /// The value of the first header of this name (STOMP 1.2, "Repeated Header Entries"). Names are case-sensitive.
@@ -77,7 +110,9 @@ impl Headers {
     pub fn trim_values_start(&mut self) {
         for span in &mut self.spans {
             let value = &self.text[span.value_start..span.value_end];
-            span.value_start += value.len() - value.trim_start_matches(' ').len();
+            let blanks = value.len() - value.trim_start_matches(' ').len();
+            span.value_start += blanks;
+            self.trimmed |= blanks > 0;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! STOMP 1.0, 1.1 and 1.2 frames and their byte form. Pure: std, bytes and memchr; no input or output, no clock.
+//! STOMP 1.0, 1.1 and 1.2 frames and their byte form. Pure: std, bytes, itoa and memchr; no input or output, no clock.
 //!
 //! What a peer sends goes through [`Decoder`], what it gets through [`encode`]. Where RabbitMQ's STOMP plugin reads or
 //! writes more liberally than the specification, this does as the plugin does; each place says so. What a frame means

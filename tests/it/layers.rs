@@ -11,8 +11,8 @@ const FILE_LINES_MAX: usize = 600;
 /// Rooms that know a few libraries only: what is not listed here has input, output, a clock or randomness.
 const PURE: [(&str, &[&str]); 3] = [
     ("rate", &[]),
-    ("stomp", &["bytes", "memchr", "thiserror"]),
-    ("session", &["base64", "bytes", "md5", "percent_encoding"]),
+    ("stomp", &["bytes", "itoa", "memchr", "thiserror"]),
+    ("session", &["base64", "bytes", "itoa", "md5", "percent_encoding", "smol_str"]),
 ];
 
 /// Beginnings of paths that the pure rooms must not say.

@@ -17,6 +17,7 @@ mod drain;
 mod failover_links;
 mod faults;
 mod front;
+mod instructions;
 mod isolation;
 mod layers;
 mod leaks;

@@ -12,6 +12,7 @@ use crate::session::amqp::{QueueDeclaration, ShortText};
 use crate::session::command::{AfterUnsubscribe, DeclareToken, Subscribe, SubscriptionKey};
 use crate::session::event::{BrokerEvent, Concern, Failure};
 use futures_util::future::BoxFuture;
+use std::collections::VecDeque;
 use std::task::{Context, Poll};
 use tokio::time::Instant;
 
@@ -139,6 +140,10 @@ impl ConsumeSide {
             ConsumeCommand::Declare { .. } => return None,
         };
         self.commands.pop_front();
+        if self.commands.is_empty() {
+            // Most sessions give their commands at the beginning.
+            self.commands = VecDeque::new();
+        }
         Some(work)
     }
 

@@ -16,10 +16,7 @@ impl Subscriptions {
     /// Those that rules judged, in the order in which they were made.
     pub(in crate::session) fn demands(&self) -> Vec<(SubscriptionKey, Demand)> {
         let judged = self.by_key.iter().filter(|(_, entry)| !matches!(entry.stage, Stage::Stopping { .. }));
-        let demands = judged.filter_map(|(key, entry)| Some((*key, Demand::clone(entry.access.demand.as_deref()?))));
-        let mut demands: Vec<_> = demands.collect();
-        demands.sort_unstable_by_key(|(key, _)| *key);
-        demands
+        judged.filter_map(|(key, entry)| Some((*key, Demand::clone(entry.access.demand.as_deref()?)))).collect()
     }
 
     /// Another rule may allow it now.

@@ -1,0 +1,101 @@
+//! The first moment of a client: what is known of it becomes a connection with a fresh session.
+//!
+//! Decides nothing: that begins with the first turn.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use aws_lc_rs::rand;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::BytesMut;
+use tokio::sync::watch;
+use tracing::info;
+
+use super::gauges::Gauges;
+use super::stall::Stall;
+use super::{Connection, ConnectionConfig};
+use crate::audit;
+use crate::broker::{Broker, ClientLabel};
+use crate::clients::Place;
+use crate::listener::{Opened, WebSocket};
+use crate::login::{self, Logins};
+use crate::metrics::Metrics;
+use crate::session::proof::{CertificateName, Source};
+use crate::session::{Locality, Session, SessionSeed, Stats};
+use crate::stomp::Decoder;
+
+impl Connection {
+    pub(super) fn new(
+        socket: WebSocket,
+        mut opened: Opened,
+        broker: Broker,
+        mut settings: watch::Receiver<Arc<ConnectionConfig>>,
+        metrics: Arc<Metrics>,
+        place: Arc<Place>,
+    ) -> Connection {
+        let started = Instant::now();
+        let config = settings.borrow_and_update().clone();
+        let locality = if opened.source.is_local() { Locality::Local } else { Locality::Remote };
+        let (certificate, common_name) = opened
+            .certificate
+            .take()
+            .map_or((None, None), |certificate| (Some(CertificateName(certificate.name)), certificate.common_name));
+        let evidence = login::evidence(opened.presented.take(), certificate);
+        let session = Session::new(config.session.clone(), seed(), locality, started).with_presented(evidence);
+        let label = ClientLabel(label(&opened));
+        let auth = config.auth.clone();
+        let connection = Connection {
+            asked: started,
+            buffer: BytesMut::new(),
+            claimed: String::new(),
+            client: opened.source.to_string(),
+            common_name,
+            counted: Stats::default(),
+            decoder: Decoder::new(config.login_limits, config.escapes),
+            gauges: Gauges::new(metrics.clone()),
+            lease: None,
+            login: None,
+            logins: Logins { address: opened.source.client(), auth, broker, label },
+            more: false,
+            origin: opened.origin.unwrap_or_default(),
+            peer_gone: false,
+            pinged: None,
+            refresh: None,
+            session,
+            socket,
+            socket_failed: false,
+            source: Source::Password,
+            stall: Stall::new(),
+            started,
+            config,
+            metrics,
+            place,
+            settings,
+        };
+        let Connection { client, origin, session, .. } = &connection;
+        info!(session = session.id(), peer = %opened.peer, client, origin, "session opened");
+        audit::opened(connection.subject(), opened.user_agent.as_deref().unwrap_or_default());
+        connection
+    }
+}
+
+/// How the broker's log names the client: with its port where it is directly connected.
+fn label(opened: &Opened) -> String {
+    match opened.source.through() {
+        [] => opened.peer.to_string(),
+        _ => opened.source.client().to_string(),
+    }
+}
+
+/// A session's id and the seed of its queue names, drawn from the system's secure random source.
+fn seed() -> SessionSeed {
+    SessionSeed { id: format!("session-{}", URL_SAFE_NO_PAD.encode(random())), queue_names: random() }
+}
+
+fn random() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    // Fails only if the system has no random source at all; then nothing here may go on.
+    rand::fill(&mut bytes).expect("the system's random source works");
+    bytes
+}
