@@ -231,11 +231,8 @@ impl HubChannel {
             }
         }
         if let Some(fault) = fault {
-            match self.failure(fault) {
-                // One refusal ended them all. Asked for one by one, it will be seen whose it is.
-                Failure::Refused { .. } => self.recover().await?,
-                failure => return Err(failure),
-            }
+            // One refusal ended them all. Asked for one by one, it will be seen whose it is.
+            self.lost(fault).await?;
         }
         for queue in numbers.iter().filter_map(|number| self.queues.get(number)) {
             queue.fanout.activate(queue.name.clone());
