@@ -15,6 +15,11 @@ pub(super) const SETTLEMENTS_IN_FLIGHT_MAX: usize = 64;
 pub(super) const SHARED_PREFETCH: u16 = 1000;
 /// Shared queues that one hub channel consumes.
 pub(super) const SHARED_CONSUMERS_PER_CHANNEL_MAX: usize = 256;
+/// Shared queues of one hub channel that are made at a time, each on an AMQP channel beside it. RabbitMQ spends its time in
+/// transactions on its own tables, so more gain nothing.
+pub(super) const WORKBENCHES_MAX: usize = 8;
+/// Shared queues that wait before a further channel is opened for making them.
+pub(super) const WORKBENCH_QUEUE_MAX: usize = 4;
 /// A shared queue without subscribers is deleted after this time.
 pub(super) const SHARED_LINGER: Duration = Duration::from_secs(2);
 /// Messages that wait for one subscriber of a shared queue.

@@ -1,12 +1,13 @@
 //! One hub channel: the AMQP channel that consumes up to 256 shared queues, and the task that hands out what comes.
 //!
-//! Queues are made on a workbench beside it, one after another; only `basic.consume` and acknowledgements are written here.
-//! A delivery is acknowledged when it is in the inboxes of all subscribers: nobody holds the others back.
+//! Queues are made in a workshop beside it; only `basic.consume` and acknowledgements are written here, and queues that are
+//! ready at the same time are consumed at once. A delivery is acknowledged when it is in the inboxes of all subscribers:
+//! nobody holds the others back.
 //!
 //! If the broker closes the channel, the queues live on with the connection, and are consumed again on a new one. What was
-//! delivered and not handed out by then comes again; nothing is lost. Before a consumer is added, everything handed out has
-//! been acknowledged, so that if it is refused nothing comes twice either. After any other loss what was handed out last may
-//! come again, flagged as redelivered.
+//! delivered and not handed out by then comes again; nothing is lost. Before consumers are added, everything handed out has
+//! been acknowledged, and nothing more is handed out until they are answered, so that if one is refused nothing comes twice
+//! either. After any other loss what was handed out last may come again, flagged as redelivered.
 
 use super::config::{SETTLEMENTS_IN_FLIGHT_MAX, SHARED_LINGER, SHARED_PREFETCH};
 use super::consume::{message, send};
@@ -22,17 +23,18 @@ use super::quarantine::Company;
 use super::release::barrier_close;
 use super::settle::Ledger;
 use super::shared_consumer::{Item, QueueNumber, SharedConsumer};
-use super::workbench::Workbench;
+use super::workshop::{Prepared, Workshop};
 use crate::session::amqp::ShortText;
 use crate::session::command::Settlement;
 use crate::session::event::Failure;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{FuturesUnordered, SelectAll, StreamExt};
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -80,16 +82,8 @@ struct Queue {
     _count: Counted,
 }
 
-enum Job {
-    Delete(ShortText),
-    Prepare(Arc<Fanout>),
-}
-
-enum Done {
-    Cleared,
-    Deleted,
-    Prepared(Arc<Fanout>, Result<ShortText, Failure>),
-}
+/// To consumers that were asked for together.
+type Answers = Vec<(QueueNumber, Result<lapin::Consumer, Fault>)>;
 
 /// What a delivery that is flagged as redelivered can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,23 +95,22 @@ enum Redeliveries {
 
 struct HubChannel {
     arrivals: mpsc::UnboundedReceiver<Arc<Fanout>>,
-    /// None while it is at work.
-    bench: Option<Workbench>,
-    /// When the workbench gives its channel back.
-    bench_until: Option<Instant>,
     channel: Leased,
     consumers: SelectAll<SharedConsumer>,
+    /// Nothing is handed out meanwhile.
+    consuming: Option<BoxFuture<'static, Answers>>,
     entry: Arc<Entry>,
-    jobs: VecDeque<Job>,
     ledger: Ledger,
     next: QueueNumber,
     place: Arc<Place>,
+    /// Queues to be consumed.
+    prepared: Vec<(Arc<Fanout>, ShortText)>,
     queues: BTreeMap<QueueNumber, Queue>,
     redeliveries: Redeliveries,
     settling: FuturesUnordered<BoxFuture<'static, Result<(), Fault>>>,
     /// When the queues are looked over again for those without subscribers.
     sweep_at: Option<Instant>,
-    working: Option<BoxFuture<'static, (Workbench, Done)>>,
+    workshop: Workshop,
 }
 
 impl HubChannel {
@@ -129,31 +122,33 @@ impl HubChannel {
     ) -> HubChannel {
         HubChannel {
             arrivals,
-            bench: Some(Workbench::new(channel.link.clone(), entry.next_lease())),
-            bench_until: None,
+            workshop: Workshop::new(channel.link.clone(), entry.next_lease()),
             channel,
             consumers: SelectAll::new(),
+            consuming: None,
             entry,
-            jobs: VecDeque::new(),
             ledger: Ledger::default(),
             next: 0,
             place,
+            prepared: Vec::new(),
             queues: BTreeMap::new(),
             redeliveries: Redeliveries::New,
             settling: FuturesUnordered::new(),
             sweep_at: None,
-            working: None,
         }
     }
 
     async fn serve(&mut self) -> Result<(), Failure> {
         loop {
-            self.start_job();
+            // Where all who wanted a queue are gone already, it is not made.
+            self.workshop.start(|fanout| !self.entry.hub().retire(fanout, Duration::ZERO));
+            self.consume_prepared().await?;
             self.flush(SETTLEMENTS_IN_FLIGHT_MAX.saturating_sub(self.settling.len()));
             if self.is_over() {
                 return Ok(());
             }
-            let timer = [self.sweep_at, self.bench_until].into_iter().flatten().min();
+            let hands_out = self.consuming.is_none();
+            let timer = [self.sweep_at.filter(|_| hands_out), self.workshop.idle_until()].into_iter().flatten().min();
             let timer = async {
                 match timer {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -162,15 +157,15 @@ impl HubChannel {
             };
             // Every branch is cancel-safe: what it did so far lives in the field that it borrows.
             tokio::select! {
-                Some(fanout) = self.arrivals.recv() => self.jobs.push_back(Job::Prepare(fanout)),
-                (bench, done) = async { self.working.as_mut().expect("checked by the branch's condition").await },
-                    if self.working.is_some() => {
-                    self.working = None;
-                    self.bench = Some(bench);
-                    self.finish(done).await?;
+                Some(fanout) = self.arrivals.recv() => self.workshop.prepare(fanout),
+                prepared = self.workshop.next(), if self.workshop.is_at_work() => self.take(prepared),
+                answers = async { self.consuming.as_mut().expect("checked by the branch's condition").await },
+                    if !hands_out => {
+                    self.consuming = None;
+                    self.consumed(answers).await?;
                 }
-                Some(item) = self.consumers.next(), if !self.consumers.is_empty() => self.hand_out(item).await?,
-                Some(result) = self.settling.next(), if !self.settling.is_empty() => {
+                Some(item) = self.consumers.next(), if hands_out && !self.consumers.is_empty() => self.hand_out(item).await?,
+                Some(result) = self.settling.next(), if hands_out && !self.settling.is_empty() => {
                     if let Err(fault) = result {
                         self.lost(fault).await?;
                     }
@@ -178,7 +173,7 @@ impl HubChannel {
                 () = self.place.nudge.notified() => self.sweep(),
                 () = timer => {
                     self.sweep();
-                    self.clear_bench();
+                    self.workshop.clear();
                 }
             }
         }
@@ -186,91 +181,83 @@ impl HubChannel {
 
     fn is_over(&self) -> bool {
         self.queues.is_empty()
-            && self.jobs.is_empty()
-            && self.working.is_none()
+            && self.prepared.is_empty()
+            && self.consuming.is_none()
+            && self.workshop.is_idle()
             && self.consumers.is_empty()
             && self.entry.hub().leave_if_empty(&self.place)
     }
 
-    /// Starts the next job if the workbench is free.
-    fn start_job(&mut self) {
-        while let Some(bench) = self.bench.take_if(|_| !self.jobs.is_empty()) {
-            let mut bench = bench;
-            match self.jobs.pop_front() {
-                Some(Job::Prepare(fanout)) => {
-                    // All who wanted it are gone already.
-                    if self.entry.hub().retire(&fanout, std::time::Duration::ZERO) {
-                        self.bench = Some(bench);
-                        continue;
-                    }
-                    self.working = Some(Box::pin(async move {
-                        let result = bench.prepare(&fanout.declaration, &fanout.binding).await;
-                        (bench, Done::Prepared(fanout, result))
-                    }));
-                }
-                Some(Job::Delete(queue)) => {
-                    self.working = Some(Box::pin(async move {
-                        if let Err(failure) = bench.delete(&queue).await {
-                            // It is still consumed, so it does not grow, and ends with the connection.
-                            warn!(%queue, ?failure, "the queue of a shared subscription could not be deleted");
-                        }
-                        (bench, Done::Deleted)
-                    }));
-                }
-                None => self.bench = Some(bench),
-            }
+    fn take(&mut self, prepared: Option<Prepared>) {
+        match prepared {
+            None => {}
+            Some(Prepared { fanout, queue: Ok(queue) }) => self.prepared.push((fanout, queue)),
+            Some(Prepared { fanout, queue: Err(failure) }) => self.entry.hub().fail(&fanout, failure),
         }
     }
 
-    fn clear_bench(&mut self) {
-        if self.bench_until.is_none_or(|at| at > Instant::now()) {
-            return;
+    /// Asks for consumers of all queues that are ready, unless others are being asked for.
+    async fn consume_prepared(&mut self) -> Result<(), Failure> {
+        if self.prepared.is_empty() || self.consuming.is_some() {
+            return Ok(());
         }
-        self.bench_until = None;
-        // If it is at work, its end sets the time anew.
-        if let Some(mut bench) = self.bench.take() {
-            self.working = Some(Box::pin(async move {
-                bench.clear().await;
-                (bench, Done::Cleared)
-            }));
+        // However many queues are made, deliveries get their turn in between.
+        if let Some(Some(item)) = self.consumers.next().now_or_never() {
+            self.hand_out(item).await?;
         }
-    }
-
-    async fn finish(&mut self, done: Done) -> Result<(), Failure> {
-        if !matches!(done, Done::Cleared) {
-            self.bench_until = Some(Instant::now() + SHARED_LINGER);
-        }
-        let (fanout, name) = match done {
-            Done::Cleared | Done::Deleted => return Ok(()),
-            Done::Prepared(fanout, Ok(name)) => (fanout, name),
-            Done::Prepared(fanout, Err(failure)) => {
-                self.entry.hub().fail(&fanout, failure);
-                return Ok(());
-            }
-        };
-        let number = self.next;
-        self.next += 1;
-        let count = Counted::new(&self.entry.counts().shared_queues);
-        self.queues.insert(number, Queue { fanout: fanout.clone(), name: name.clone(), _count: count });
         if let Err(fault) = self.settle_all().await {
             self.lost(fault).await?;
-        } else if let Err(failure) = self.consume(number).await {
-            self.refused(number, failure)?;
-            self.recover().await?;
         }
-        if self.queues.contains_key(&number) {
-            fanout.activate(name);
-            self.sweep();
+        let mut asked = Vec::new();
+        for (fanout, name) in std::mem::take(&mut self.prepared) {
+            let number = self.next;
+            self.next += 1;
+            let count = Counted::new(&self.entry.counts().shared_queues);
+            let consumer = self.ask(number, &name);
+            asked.push(async move { (number, consumer.await) });
+            self.queues.insert(number, Queue { fanout, name, _count: count });
+        }
+        self.consuming = Some(Box::pin(join_all(asked)));
+        Ok(())
+    }
+
+    async fn consumed(&mut self, answers: Answers) -> Result<(), Failure> {
+        let numbers = answers.iter().map(|(number, _)| *number).collect::<Vec<_>>();
+        let mut fault = None;
+        for (number, answer) in answers {
+            match answer {
+                Ok(stream) => self.consumers.push(SharedConsumer::new(number, stream)),
+                Err(first) => drop(fault.get_or_insert(first)),
+            }
+        }
+        if let Some(fault) = fault {
+            // One refusal ended them all. Asked for one by one, it will be seen whose it is.
+            self.lost(fault).await?;
+        }
+        for queue in numbers.iter().filter_map(|number| self.queues.get(number)) {
+            queue.fanout.activate(queue.name.clone());
+            if queue.fanout.deserted().is_some() {
+                self.sweep_at = Some(Instant::now());
+            }
         }
         Ok(())
     }
 
+    /// Does not borrow this, so that many may be asked for at once.
+    fn ask(
+        &self,
+        number: QueueNumber,
+        queue: &ShortText,
+    ) -> impl Future<Output = Result<lapin::Consumer, Fault>> + Send + use<> {
+        let (raw, limit) = (self.channel.raw.clone(), self.channel.link.config.operation_timeout);
+        let tag = ShortString::try_new(format!("h{number}")).unwrap_or_default();
+        let (queue, options) = (short(queue), BasicConsumeOptions { no_ack: false, ..BasicConsumeOptions::default() });
+        async move { within(limit, "consume", raw.basic_consume(queue, tag, options, FieldTable::default())).await }
+    }
+
     async fn consume(&mut self, number: QueueNumber) -> Result<(), Failure> {
         let Some(queue) = self.queues.get(&number) else { return Ok(()) };
-        let tag = ShortString::try_new(format!("h{number}")).unwrap_or_default();
-        let options = BasicConsumeOptions { no_ack: false, ..BasicConsumeOptions::default() };
-        let work = self.channel.raw.basic_consume(short(&queue.name), tag, options, FieldTable::default());
-        match within(self.channel.link.config.operation_timeout, "consume", work).await {
+        match self.ask(number, &queue.name).await {
             Ok(stream) => {
                 self.consumers.push(SharedConsumer::new(number, stream));
                 Ok(())
@@ -284,7 +271,7 @@ impl HubChannel {
         let Failure::Refused { .. } = failure else { return Err(failure) };
         if let Some(queue) = self.queues.remove(&number) {
             self.entry.hub().fail(&queue.fanout, failure);
-            self.jobs.push_back(Job::Delete(queue.name));
+            self.workshop.delete(queue.name);
         }
         Ok(())
     }
@@ -380,7 +367,7 @@ impl HubChannel {
         }
         if let Some(queue) = self.queues.remove(&number) {
             self.entry.hub().cancel(&queue.fanout);
-            self.jobs.push_back(Job::Delete(queue.name));
+            self.workshop.delete(queue.name);
         }
         Ok(())
     }
@@ -404,6 +391,11 @@ impl HubChannel {
 
     /// Deletes the queues that have been without subscribers for long enough.
     fn sweep(&mut self) {
+        if self.consuming.is_some() {
+            // One that is being asked for must not go before: its consumer would be refused.
+            self.sweep_at = Some(Instant::now());
+            return;
+        }
         self.sweep_at = None;
         let mut due = Vec::new();
         for (number, queue) in &self.queues {
@@ -416,27 +408,26 @@ impl HubChannel {
         }
         for number in due {
             if let Some(queue) = self.queues.remove(&number) {
-                self.jobs.push_back(Job::Delete(queue.name));
+                self.workshop.delete(queue.name);
             }
         }
     }
 
     /// Gives back what is left, as far as the link still lets it.
     async fn close(mut self) {
-        if let Some(working) = self.working.take() {
-            self.bench = Some(working.await.0);
+        if let Some(consuming) = self.consuming.take() {
+            self.consumers.extend(
+                consuming
+                    .await
+                    .into_iter()
+                    .filter_map(|(number, answer)| answer.ok().map(|stream| SharedConsumer::new(number, stream))),
+            );
         }
-        if self.channel.link.state().lost.is_some() {
-            return;
+        if self.channel.link.state().lost.is_none() {
+            while self.settling.next().await.is_some() {}
+            barrier_close(&self.channel.raw, &self.channel.link).await;
         }
-        while self.settling.next().await.is_some() {}
-        barrier_close(&self.channel.raw, &self.channel.link).await;
-        let Some(mut bench) = self.bench.take() else { return };
-        for queue in self.queues.values() {
-            if bench.delete(&queue.name).await.is_err() {
-                break;
-            }
-        }
-        bench.clear().await;
+        let made = self.queues.into_values().map(|queue| queue.name);
+        self.workshop.close(made.chain(self.prepared.into_iter().map(|(_, name)| name))).await;
     }
 }

@@ -7,7 +7,7 @@
 //! ```text
 //! channel      one session's lease: consume + publish, settle, subscribe (the operations), release (the end)
 //! hub          shared subscriptions of an identity: fanout (who gets a queue's messages), inbox (what waits for a session),
-//!              hub_channel (consumes the queues), workbench (makes them)
+//!              hub_channel (consumes the queues), workshop (has them made, on workbenches)
 //! pool         identities and their links; logins, re-checks
 //! link         one AMQP connection: state, places for channels; connect makes it
 //! stream       TCP/TLS under lapin, read and written through guards; wire is what the inbound guard saw
@@ -60,6 +60,7 @@ mod tls;
 mod watch;
 mod wire;
 mod workbench;
+mod workshop;
 
 pub use channel::Channel;
 pub use config::{BrokerConfig, ConfigError, Encryption, Node};

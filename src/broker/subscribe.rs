@@ -201,20 +201,29 @@ impl Operator {
         if let Some(Binding { arguments, exchange, routing_key }) = &subscribe.binding {
             self.check_size(arguments)?;
             self.link.judge_names(|text| text.binding(exchange, routing_key, arguments))?;
-            let options = QueueBindOptions::default();
-            let work =
-                self.raw.queue_bind(short(queue), short(exchange), short(routing_key), options, table(arguments));
-            self.call("queue bind", work).await?;
         }
         // Not global: it is for the next consumer of this channel only.
         let qos = self.raw.basic_qos(subscribe.prefetch.max(1), BasicQosOptions { global: false });
-        self.call("prefetch", qos).await?;
         let tag = ShortString::try_new(format!("s{}", subscribe.key.0)).unwrap_or_default();
         let options =
             BasicConsumeOptions { exclusive: subscribe.exclusive, no_ack: false, ..BasicConsumeOptions::default() };
-        let work = self.raw.basic_consume(short(queue), tag.clone(), options, table(&subscribe.consumer_arguments));
-        let consumer = self.call("consume", work).await?;
+        let consume = self.raw.basic_consume(short(queue), tag.clone(), options, table(&subscribe.consumer_arguments));
+        // Polls in this order, always; lapin takes a method at the first poll. They are answered in order, and those behind
+        // one that is refused are ignored.
+        let (bound, limited, consumer) = futures_util::join!(
+            self.bind(queue, subscribe.binding.as_ref()),
+            self.call("prefetch", qos),
+            self.call("consume", consume),
+        );
+        let consumer = bound.and(limited).and(consumer)?;
         Ok(Subscribed { consumer, queue: queue.clone(), tag, fate })
+    }
+
+    async fn bind(&self, queue: &ShortText, binding: Option<&Binding>) -> Result<(), Failure> {
+        let Some(Binding { arguments, exchange, routing_key }) = binding else { return Ok(()) };
+        let options = QueueBindOptions::default();
+        let work = self.raw.queue_bind(short(queue), short(exchange), short(routing_key), options, table(arguments));
+        self.call("queue bind", work).await
     }
 
     /// Deletes a queue from another channel: this one is closed by the failure.

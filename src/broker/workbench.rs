@@ -1,8 +1,11 @@
 //! Makes and deletes the queues of shared subscriptions on a channel beside the hub's, which a refusal may close.
+//!
+//! One queue at a time. What makes it is written at once and answered in order: if a method is refused, the channel is
+//! closed, and RabbitMQ ignores those behind it.
 
 use super::convert::{short, short_text, table};
 use super::exclusive::LeaseId;
-use super::fault::within;
+use super::fault::{Fault, within};
 use super::link::Link;
 use super::release::barrier_close;
 use crate::session::amqp::{Binding, QueueDeclaration, ShortText};
@@ -26,17 +29,36 @@ impl Workbench {
     ///
     /// Not auto-delete, though the command may say so: the queue has to outlive the loss of the hub's channel. Exclusive, so
     /// it ends with the connection at the latest.
+    ///
+    /// Reading from the queue, which is empty as long as it is not bound, needs the same permission as consuming it. So that
+    /// is refused here and not on the hub's channel.
     pub(super) async fn prepare(
         &mut self,
         declaration: &QueueDeclaration,
         binding: &Binding,
     ) -> Result<ShortText, Failure> {
+        let Binding { arguments, exchange, routing_key } = binding;
+        self.link.judge_names(|text| text.binding(exchange, routing_key, arguments))?;
         let channel = self.channel().await?;
+        let (name, limit) = (short(&declaration.name), self.link.config.operation_timeout);
         let options = QueueDeclareOptions { durable: declaration.durable, exclusive: true, ..Default::default() };
-        let declared = channel.queue_declare(short(&declaration.name), options, table(&declaration.arguments));
-        let queue = short_text(self.call("queue declare", declared).await?.name());
+        let declare = channel.queue_declare(name.clone(), options, table(&declaration.arguments));
+        let read = channel.basic_get(name.clone(), BasicGetOptions { no_ack: true });
+        let options = QueueBindOptions::default();
+        let bind = channel.queue_bind(name, short(exchange), short(routing_key), options, table(arguments));
+        // Polls in this order, always; lapin takes a method at the first poll.
+        let (declared, read, bound) = futures_util::join!(
+            within(limit, "queue declare", declare),
+            within(limit, "queue check", read),
+            within(limit, "queue bind", bind),
+        );
+        let queue = match declared {
+            Ok(declared) => short_text(declared.name()),
+            Err(fault) => return Err(self.failed(fault).await),
+        };
         self.link.exclusive.created(&queue, self.owner);
-        if let Err(failure) = self.prove_and_bind(&queue, binding).await {
+        if let Err(fault) = read.and(bound) {
+            let failure = self.failed(fault).await;
             // It is the refusal that the subscribers have to know.
             let _ = self.delete(&queue).await;
             return Err(failure);
@@ -44,23 +66,12 @@ impl Workbench {
         Ok(queue)
     }
 
-    /// Reading from the queue, which is empty as long as it is not bound, needs the same permission as consuming it. So that
-    /// is refused here and not on the hub's channel.
-    async fn prove_and_bind(&mut self, queue: &ShortText, binding: &Binding) -> Result<(), Failure> {
-        let channel = self.channel().await?;
-        let read = channel.basic_get(short(queue), BasicGetOptions { no_ack: true });
-        self.call("queue check", read).await?;
-        let Binding { arguments, exchange, routing_key } = binding;
-        self.link.judge_names(|text| text.binding(exchange, routing_key, arguments))?;
-        let options = QueueBindOptions::default();
-        let bound = channel.queue_bind(short(queue), short(exchange), short(routing_key), options, table(arguments));
-        self.call("queue bind", bound).await
-    }
-
     pub(super) async fn delete(&mut self, queue: &ShortText) -> Result<(), Failure> {
         let channel = self.channel().await?;
-        let deleted = channel.queue_delete(short(queue), QueueDeleteOptions::default());
-        self.call("queue delete", deleted).await?;
+        let deletion = channel.queue_delete(short(queue), QueueDeleteOptions::default());
+        if let Err(fault) = within(self.link.config.operation_timeout, "queue delete", deletion).await {
+            return Err(self.failed(fault).await);
+        }
         self.link.exclusive.release(queue, self.owner);
         Ok(())
     }
@@ -82,18 +93,9 @@ impl Workbench {
         Ok(opened)
     }
 
-    async fn call<T>(
-        &mut self,
-        step: &'static str,
-        work: impl Future<Output = lapin::Result<T>>,
-    ) -> Result<T, Failure> {
-        match within(self.link.config.operation_timeout, step, work).await {
-            Ok(done) => Ok(done),
-            Err(fault) => {
-                let failure = self.link.failure(fault, None);
-                self.clear().await;
-                Err(failure)
-            }
-        }
+    async fn failed(&mut self, fault: Fault) -> Failure {
+        let failure = self.link.failure(fault, None);
+        self.clear().await;
+        failure
     }
 }

@@ -1,5 +1,7 @@
 //! Shared subscriptions: many subscribers of one binding are served from one queue, and notice nothing of each other.
 
+mod crowd;
+
 use super::support::rabbit::{Rabbit, unique};
 use super::support::relay::Relay;
 use super::support::stomp::{Client, Received};
@@ -84,6 +86,19 @@ impl Place {
     fn channels(&self) -> usize {
         let all = self.rabbit.ctl(&["list_channels", "vhost", "--no-table-headers"]);
         all.lines().filter(|vhost| *vhost == self.name).count()
+    }
+
+    /// Has the broker close the channels that consume: by an acknowledgement that nobody sent, with 406.
+    fn close_consuming_channels(&self) -> impl Future<Output = ()> + use<> {
+        let close = format!(
+            "[rabbit_channel:do(Pid, {{'basic.ack', 99999999, false}}) || Pid <- rabbit_channel:list(), \
+             [{{vhost, V}}, {{consumer_count, C}}] <- [rabbit_channel:info(Pid, [vhost, consumer_count])], \
+             V =:= <<\"{}\">>, C > 0].",
+            self.name
+        );
+        let rabbit = self.rabbit;
+        let closing = tokio::task::spawn_blocking(move || rabbit.ctl(&["eval", &close]));
+        async { drop(closing.await.expect("ran")) }
     }
 
     async fn no_queues(&self) {
@@ -478,17 +493,8 @@ async fn a_lost_hub_channel_costs_no_message() {
             number
         }
     });
-    // An acknowledgement that nobody sent: the broker closes the channel with 406.
-    let kill = format!(
-        "[rabbit_channel:do(Pid, {{'basic.ack', 99999999, false}}) || Pid <- rabbit_channel:list(), \
-         [{{vhost, V}}, {{consumer_count, C}}] <- [rabbit_channel:info(Pid, [vhost, consumer_count])], \
-         V =:= <<\"{}\">>, C > 0].",
-        place.name
-    );
-    let rabbit = place.rabbit;
     for _ in 0..3 {
-        let kill = kill.clone();
-        tokio::task::spawn_blocking(move || rabbit.ctl(&["eval", &kill])).await.expect("ran");
+        place.close_consuming_channels().await;
     }
     stop.store(true, Ordering::Relaxed);
     let sent = stream.await.expect("all confirmed");
