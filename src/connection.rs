@@ -297,9 +297,7 @@ impl Connection {
                 let result = result.map(|identity| self.certified(identity));
                 self.input(now, Input::Refreshed(result))
             }
-            Turn::Socket(Ok(Event::Flushed)) => self.input(now, Input::Flushed),
-            Turn::Socket(Ok(Event::Incoming(incoming))) => self.handle_incoming(now, incoming),
-            Turn::Socket(Err(error)) => self.handle_socket_error(now, error),
+            Turn::Socket(event) => self.handle_socket(now, event),
         }
     }
 
@@ -364,6 +362,30 @@ impl Connection {
             info
         });
         self.input(now, Input::Resumed(result))
+    }
+
+    /// And what else has come already, so that the frames of many messages are handled together. The next wait asks the
+    /// socket again, with a waker that wakes.
+    fn handle_socket(&mut self, now: Instant, event: Result<Event, DriveError>) -> Option<Close> {
+        let mut next = Some(event);
+        let mut handled = 0;
+        while let Some(event) = next {
+            let close = match event {
+                Ok(Event::Flushed) => self.input(now, Input::Flushed),
+                Ok(Event::Incoming(incoming)) => self.handle_incoming(now, incoming),
+                Err(error) => self.handle_socket_error(now, error),
+            };
+            if close.is_some() {
+                return close;
+            }
+            handled += 1;
+            let full = handled >= FRAMES_PER_TURN || self.buffer.len() >= READ_AHEAD_MAX || self.socket_failed;
+            next = match self.read_now(self.has_room()) {
+                Read::Yes if !full => self.socket.drive(Read::Yes, Write::No).now_or_never(),
+                _ => None,
+            };
+        }
+        None
     }
 
     fn handle_incoming(&mut self, now: Instant, incoming: Incoming) -> Option<Close> {
