@@ -36,7 +36,8 @@ fn serve(arguments: &Serve) -> u8 {
         Ok(telemetry) => telemetry,
         Err(reason) => return fail(cli::EXIT_FAILURE, &format!("error: cannot start the log: {reason}")),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let threads = config.runtime.threads(std::thread::available_parallelism().map_or(1, usize::from));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(cli::EXIT_FAILURE, &format!("error: cannot start the runtime: {error}")),
     };

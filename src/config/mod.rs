@@ -32,7 +32,8 @@ pub use problem::{Place, Problem, Problems};
 pub use reference::render as render_reference;
 pub use secret::Secret;
 pub use sections::{
-    Admin, Auth, Broker, Drain, Http, Jwt, Limits, Log, LogFormat, Proxy, Session, Stomp, Subscriptions, Tls, WebSocket,
+    Admin, Auth, Broker, Drain, Http, Jwt, Limits, Log, LogFormat, Proxy, Runtime, Session, Stomp, Subscriptions, Tls,
+    WebSocket,
 };
 pub use url::{BrokerUri, ListenUrl, Scheme};
 
@@ -60,6 +61,7 @@ pub struct Config {
     pub admin: Admin,
     pub drain: Drain,
     pub log: Log,
+    pub runtime: Runtime,
     was_set: changes::WasSet,
 }
 
@@ -134,6 +136,7 @@ impl Config {
             admin: Admin::read(reader),
             drain: Drain::read(reader),
             log: Log::read(reader),
+            runtime: Runtime::read(reader),
             was_set: changes::WasSet::default(),
         }
     }

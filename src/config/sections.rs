@@ -429,3 +429,33 @@ section! {
         audit_file: Option<PathBuf> = optional(path()), "";
     }
 }
+
+section! {
+    /// How the process uses the machine.
+    pub struct Runtime in "runtime" {
+        /// Threads that serve clients; 0 stands for one less than the machine has processors, and at least one: each AMQP
+        /// connection has a thread of its own, which needs its turn.
+        worker_threads: usize = count(0..=1024), "0";
+    }
+}
+
+impl Runtime {
+    /// Threads that serve clients on a machine with so many processors.
+    pub fn threads(&self, processors: usize) -> usize {
+        match self.worker_threads {
+            0 => processors.saturating_sub(1).max(1),
+            threads => threads,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_is_left_to_the_amqp_connections_unless_threads_are_asked_for() {
+        let threads = |worker_threads, processors| Runtime { worker_threads }.threads(processors);
+        assert_eq!([threads(0, 1), threads(0, 2), threads(0, 16), threads(5, 2)], [1, 1, 15, 5]);
+    }
+}

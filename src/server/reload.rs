@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 
 /// Keys of what is made once, at the start. What all others mean holds for clients, connections and events that come later, but
 /// for those of [`OF_OPEN_SESSIONS`].
-const AT_START: [&str; 14] = [
+const AT_START: [&str; 15] = [
     "admin.listen",
     "auth.recheck",
     "broker.channels_per_connection_max",
@@ -29,6 +29,7 @@ const AT_START: [&str; 14] = [
     "listen",
     "log.audit_file",
     "log.format",
+    "runtime.worker_threads",
     "session.confirm_timeout",
 ];
 
