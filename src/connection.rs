@@ -506,6 +506,9 @@ impl Connection {
                         Err(limit) => self.not_admitted(now, limit),
                     }
                 }
+                Output::NotAuthenticated { claimed, source } => {
+                    audit::not_authenticated(self.subject(), &claimed, source.name(), "loopback_only");
+                }
                 Output::Ping => {
                     self.pinged.get_or_insert(now);
                     self.socket.queue_ping();

@@ -2,8 +2,8 @@
 //!
 //! Keeps nothing that it reads but secrets: TLS is set up from the same files where it is used.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -73,6 +73,23 @@ pub(super) fn read_server_chain(path: &Path) -> Result<Vec<CertificateDer<'stati
         return Err(format!("expired on {end}; renew the certificate"));
     }
     Ok(chain)
+}
+
+/// Whether lines can be added to a file, which is not made here if it does not exist: then its folder must.
+pub(super) fn check_appendable(path: &Path) -> Result<(), String> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() => {
+            OpenOptions::new().append(true).open(path).map(drop).map_err(|error| error.to_string())
+        }
+        Ok(found) if found.is_dir() => Err("is a folder; name a file".to_owned()),
+        // A pipe or a device: opening it might wait for its other end.
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            if folder.is_dir() { Ok(()) } else { Err(format!("{} is no folder; make it first", folder.display())) }
+        }
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Reads one PEM private key.

@@ -24,6 +24,7 @@ pub(super) fn check(config: &Config, reader: &mut Reader) {
     limits(config, reader);
     timing(config, reader);
     static_files(config, reader);
+    audit_file(config, reader);
     access::check(config, reader);
 }
 
@@ -53,6 +54,12 @@ fn addresses(config: &Config, reader: &mut Reader) {
     }
     if let Some(address) = config.admin.listen.filter(|address| taken.contains(address)) {
         reader.blame(&["admin.listen", "listen"], format!("admin.listen: {address} is also an address of listen"));
+    }
+}
+
+fn audit_file(config: &Config, reader: &mut Reader) {
+    if let Some(path) = &config.log.audit_file {
+        loaded(reader, "log.audit_file", path, files::check_appendable);
     }
 }
 

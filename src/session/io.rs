@@ -6,7 +6,7 @@ use super::admission::Limit;
 use super::command::BrokerCommand;
 use super::event::{BrokerEvent, BrokerInfo, LoginFailure};
 use super::identity::Identity;
-use super::proof::{Denial, Evidence, ProofFailure, Token};
+use super::proof::{Denial, Evidence, ProofFailure, Source, Token};
 use super::refusal::{Close, CloseCode};
 use super::rules::RuleSet;
 use crate::stomp::{DecodeError, Frame};
@@ -76,6 +76,11 @@ pub enum Output {
     Login {
         evidence: Evidence,
         virtual_host: String,
+    },
+    /// For the operator: a login that is refused without asking anybody. The client is told by a frame.
+    NotAuthenticated {
+        claimed: String,
+        source: Source,
     },
     /// Have a new token of this user checked; the answer is `Input::Refreshed`. At most one is under way.
     Refresh {

@@ -28,6 +28,12 @@ impl Session {
             return self.refuse(refusal);
         }
         match self.read_connect(&mut frame) {
+            Ok((_, evidence)) if self.is_too_far(&evidence) => {
+                let (claimed, source) = (evidence.claimed_login().to_owned(), evidence.source);
+                self.outputs.push_back(Output::NotAuthenticated { claimed, source });
+                let hint = "This user may log in from the relay's machine only.";
+                self.fail_login(bad_connect("non-loopback access denied", hint), deadline, failures);
+            }
             Ok((login, evidence)) => {
                 let Login { heartbeats, version, virtual_host } = login;
                 let login = evidence.claimed_login().to_owned();
@@ -43,6 +49,13 @@ impl Session {
             }
             Err(refusal) => self.fail_login(refusal, deadline, failures),
         }
+    }
+
+    /// Claims to be a user that may log in from the relay's machine only, and comes from elsewhere (RabbitMQ's
+    /// `loopback_users`, which sees the relay's address alone).
+    fn is_too_far(&self, evidence: &Evidence) -> bool {
+        let claims_loopback_user = self.config.loopback_users.iter().any(|user| user == evidence.claimed_login());
+        claims_loopback_user && self.locality == Locality::Remote
     }
 
     fn read_connect(&self, frame: &mut Frame) -> Result<(Login, Evidence), Refusal> {
@@ -64,13 +77,6 @@ impl Session {
         let request = Request::parse(frame.header("heart-beat").unwrap_or("0,0"));
         let heartbeats = request.map_err(|malformed| Refusal::bad_header("heart-beat", malformed))?.negotiate(rule);
         let evidence = self.evidence(frame)?;
-        let claims_loopback_user = self.config.loopback_users.iter().any(|user| user == evidence.claimed_login());
-        if claims_loopback_user && self.locality == Locality::Remote {
-            return Err(bad_connect(
-                "non-loopback access denied",
-                "This user may log in from the relay's machine only.",
-            ));
-        }
         Ok((Login { heartbeats, version, virtual_host: self.requested_host(frame) }, evidence))
     }
 

@@ -226,6 +226,11 @@ fn each_mistake_in_a_file_has_its_line() {
             "2:8: error: http.root: DIR/none: cannot read: No such file or directory (os error 2)",
         ),
         (
+            "[log]\naudit_file = \"DIR/none/audit.log\"",
+            "2:14: error: log.audit_file: DIR/none/audit.log: DIR/none is no folder; make it first",
+        ),
+        ("[log]\naudit_file = \"DIR/.\"", "2:14: error: log.audit_file: DIR/.: is a folder; name a file"),
+        (
             "[broker]\nca_file = \"DIR/relay.toml\"",
             "2:11: error: broker.ca_file: DIR/relay.toml: holds no PEM certificate",
         ),

@@ -399,6 +399,9 @@ fn show(output: Output) -> String {
             None => format!("A< {command} denied by no rule"),
         },
         Output::Frame(frame) => format!("C< {}", show_frame(&frame)),
+        Output::NotAuthenticated { claimed, source } => {
+            format!("A< not authenticated: {claimed:?} by {}", source.name())
+        }
         Output::Heartbeat => "C< heart-beat".to_owned(),
         Output::LoggedIn => "C< limits raised".to_owned(),
         Output::Login { evidence, virtual_host } => match (&evidence.proof, evidence.source) {

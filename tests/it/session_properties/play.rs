@@ -718,6 +718,7 @@ impl Stage {
             }
             Output::LoggedIn => assert!(!self.client.connected, "logged in twice"),
             Output::Refresh { .. } => panic!("these sessions accept no token"),
+            Output::NotAuthenticated { .. } => panic!("these users may log in from anywhere"),
             Output::Denied(_) | Output::Heartbeat | Output::Ping => {}
         }
     }
