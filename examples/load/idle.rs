@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Unusable;
 use super::options::{Settings, Topics};
@@ -23,25 +23,23 @@ const BEAT_SHARE: f64 = 0.8;
 
 pub struct IdleSessions {
     cut_off: Arc<AtomicU64>,
-    _tasks: JoinSet<()>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 impl IdleSessions {
     pub async fn open(endpoint: &Endpoint, settings: &Settings, run: &str) -> Result<IdleSessions, Unusable> {
         let every = if settings.heart_beat == 0 { HEART_BEAT } else { settings.heart_beat };
         let cut_off = Arc::<AtomicU64>::default();
-        let mut tasks = JoinSet::new();
-        for session in open_all(settings.sessions, settings, async |number| {
-            open(endpoint, every, &topic(settings.topics, run, number)).await
-        })
-        .await?
-        {
+        // Each beats from its beginning: opening thousands takes longer than a server waits.
+        let tasks = open_all(settings.sessions, settings, async |number| {
+            let session = open(endpoint, every, &topic(settings.topics, run, number)).await?;
             let cut_off = cut_off.clone();
-            tasks.spawn(async move {
+            Ok(AbortOnDropHandle::new(tokio::spawn(async move {
                 let _: CutOff = beat(session, Duration::from_secs(every).mul_f64(BEAT_SHARE)).await;
                 cut_off.fetch_add(1, Ordering::Relaxed);
-            });
-        }
+            })))
+        })
+        .await?;
         Ok(IdleSessions { cut_off, _tasks: tasks })
     }
 
