@@ -71,8 +71,6 @@ async fn names_the_clients(mut site: Site, proxy: FrontProxy) {
     first.send("CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n").await;
     let error = first.error("Bad CONNECT").await;
     assert!(error.body.starts_with(b"non-loopback access denied"), "{error:?}");
-    let told = site.relay.log.until("loopback_only");
-    assert!(told.contains("authentication.failed") && told.contains("127.0.0.77"), "{told}");
     assert_eq!(first.closed().await.0, 1008);
     other.quiet().await;
 }
