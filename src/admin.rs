@@ -68,8 +68,16 @@ impl View {
             &[("", usize::from(self.readiness.is_draining()))],
         )?;
         counter(&mut text, "connections_accepted", "Client connections accepted", self.clients.total())?;
-        let BrokerStatus { links, repaired_frames, shared_queues, shared_subscribers, connects, links_lost, blocked } =
-            self.broker.status();
+        let BrokerStatus {
+            links,
+            repaired_frames,
+            shared_queues,
+            shared_subscribers,
+            connects,
+            links_lost,
+            publishes_retried,
+            blocked,
+        } = self.broker.status();
         let of = |role: Role, blocked| links.iter().filter(|link| link.role == role && link.blocked == blocked).count();
         gauge(
             &mut text,
@@ -87,6 +95,8 @@ impl View {
         gauge(&mut text, "shared_subscribers", "Subscriptions served from them", &[("", shared_subscribers)])?;
         counter(&mut text, "amqp_frames_repaired", "Frames from RabbitMQ that had to be repaired", repaired_frames)?;
         counter(&mut text, "amqp_connections_lost", "AMQP connections that ended unasked", links_lost)?;
+        let help = "SENDs that RabbitMQ refused after an outage and that were tried again";
+        counter(&mut text, "publish_retried", help, publishes_retried)?;
         let samples = [
             ("result=\"ok\"", connects.ok),
             ("result=\"refused\"", connects.refused),

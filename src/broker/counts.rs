@@ -1,5 +1,6 @@
 //! What all links count together: numbers that never fall, beside those of now. Asks nobody anything; the pool shows them.
 
+use super::proving::LastOutage;
 use crate::session::event::LoginFailure;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +11,9 @@ use tokio::time::Instant;
 pub(super) struct Counts {
     pub(super) blocked: Arc<Blocked>,
     pub(super) connects: Connects,
+    pub(super) last_outage: LastOutage,
     pub(super) links_lost: AtomicU64,
+    pub(super) publishes_retried: AtomicU64,
     pub(super) repaired_frames: Arc<AtomicU64>,
     pub(super) shared_queues: Arc<AtomicUsize>,
     pub(super) shared_subscribers: Arc<AtomicUsize>,

@@ -341,6 +341,7 @@ impl Link {
                 "link lost"
             );
             self.counts.links_lost.fetch_add(1, Ordering::Relaxed);
+            self.counts.last_outage.note();
         }
         self.lose(loss);
     }

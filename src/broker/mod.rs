@@ -42,6 +42,7 @@ mod nodes;
 mod outbound;
 mod pace;
 mod pool;
+mod proving;
 mod publish;
 mod quarantine;
 mod release;

@@ -55,6 +55,8 @@ pub struct BrokerStatus {
     pub connects: ConnectCounts,
     /// Links that ended against the relay's will, since the start.
     pub links_lost: u64,
+    /// Publishes that RabbitMQ refused after an outage and that were tried again, since the start.
+    pub publishes_retried: u64,
     /// How long RabbitMQ has blocked publishing on at least one link, since the start.
     pub blocked: Duration,
 }
@@ -236,6 +238,7 @@ impl Broker {
             shared_subscribers: counts.shared_subscribers.load(Ordering::Relaxed),
             connects: counts.connects.read(),
             links_lost: counts.links_lost.load(Ordering::Relaxed),
+            publishes_retried: counts.publishes_retried.load(Ordering::Relaxed),
             blocked: counts.blocked.total(),
         }
     }
@@ -317,7 +320,10 @@ impl Pool {
                 tokio::time::sleep(pause).await;
                 let Some(pool) = pool.upgrade().filter(|pool| !pool.stopped.load(Ordering::Relaxed)) else { return };
                 match connect::probe(&pool.config, &endpoint).await {
-                    Ok(()) => return pool.nodes.answers(&endpoint),
+                    Ok(()) => {
+                        pool.counts.last_outage.note();
+                        return pool.nodes.answers(&endpoint);
+                    }
                     Err(reason) => drop(pool.nodes.failed(&endpoint, &reason)),
                 }
             }

@@ -12,6 +12,7 @@ use super::fault::{Fault, refused};
 use super::idle::IdleTimer;
 use super::link::{Leased, Link, Role, Slot};
 use super::pool::Entry;
+use super::proving::{Admission, Proving};
 use super::quarantine::Suspicion;
 use super::release::{PublishRemains, Remains};
 use super::watch::LinkWatch;
@@ -25,7 +26,8 @@ use lapin::{Confirmation, PublisherConfirm};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
@@ -56,9 +58,8 @@ enum Opening {
 
 /// What is needed of a publish after it was written.
 struct Meta {
-    message: Arc<Outgoing>,
+    publish: Publish,
     since: Instant,
-    token: PublishToken,
 }
 
 pub(super) struct Writing {
@@ -85,7 +86,7 @@ impl Writing {
     }
 
     fn bytes(&self) -> usize {
-        self.meta.message.body.len()
+        self.meta.publish.message.body.len()
     }
 
     /// The end of a publish that nobody reports any more.
@@ -109,7 +110,9 @@ pub(super) struct PublishSide {
     /// The publish whose writing failed.
     failed: Option<Meta>,
     opening: Option<Opening>,
+    proving: Proving,
     queue: VecDeque<Publish>,
+    retry: Option<Pin<Box<Sleep>>>,
     timer: Option<Pin<Box<Sleep>>>,
     unblocked_at: Instant,
     unconfirmed: VecDeque<Unconfirmed>,
@@ -128,7 +131,9 @@ impl PublishSide {
             entry,
             failed: None,
             opening: None,
+            proving: Proving::default(),
             queue: VecDeque::new(),
+            retry: None,
             timer: None,
             unblocked_at: Instant::now(),
             unconfirmed: VecDeque::new(),
@@ -242,15 +247,24 @@ impl PublishSide {
 
     fn poll_confirm(&mut self, cx: &mut Context<'_>) -> Poll<Result<BrokerEvent, Failure>> {
         let (Some(channel), Some(first)) = (&self.channel, self.unconfirmed.front_mut()) else { return Poll::Pending };
-        let Poll::Ready(result) = first.confirm.poll_unpin(cx) else { return Poll::Pending };
-        let confirmation = match result {
+        let confirmation = match ready!(first.confirm.poll_unpin(cx)) {
             Ok(confirmation) => confirmation,
             Err(error) => {
                 return Poll::Ready(Err(channel.link.failure(Fault::Lapin(error), channel.refusal())));
             }
         };
         let event = answer(channel, &first.meta, &confirmation);
-        self.unconfirmed.pop_front();
+        let Some(Unconfirmed { meta: Meta { publish, .. }, .. }) = self.unconfirmed.pop_front() else {
+            return Poll::Pending;
+        };
+        if !matches!(event, BrokerEvent::Rejected { .. }) {
+            self.proving.taken(&publish);
+        } else if self.proving.tries_again(&publish, Instant::now()) {
+            // It went alone, so it is the next one again and there is no further confirm to wait for.
+            self.entry.counts().publishes_retried.fetch_add(1, Ordering::Relaxed);
+            self.queue.push_front(publish);
+            return Poll::Pending;
+        }
         Poll::Ready(Ok(event))
     }
 
@@ -285,11 +299,11 @@ impl PublishSide {
                 self.channel = Some(result?);
                 Ok(Progress::Some)
             }
-            None => self.start_next(),
+            None => self.start_next(cx),
         }
     }
 
-    fn start_next(&mut self) -> Result<Progress, Failure> {
+    fn start_next(&mut self, cx: &mut Context<'_>) -> Result<Progress, Failure> {
         let Some(next) = self.queue.front() else { return Ok(Progress::None) };
         let Some(channel) = &self.channel else {
             let company = self.suspicion.company(Instant::now());
@@ -306,9 +320,13 @@ impl PublishSide {
         if !self.may_write(next.message.body.len()) {
             return Ok(Progress::None);
         }
-        let Some(Publish { message, token }) = self.queue.pop_front() else { return Ok(Progress::None) };
-        let meta = Meta { message: message.clone(), since: Instant::now(), token };
         let raw = channel.raw.clone();
+        if self.poll_admission(cx).is_pending() {
+            return Ok(Progress::None);
+        }
+        let Some(publish) = self.queue.pop_front() else { return Ok(Progress::None) };
+        let message = publish.message.clone();
+        let meta = Meta { publish, since: Instant::now() };
         let work = Box::pin(async move {
             let Outgoing { body, exchange, mandatory, properties, routing_key } = &*message;
             let options = BasicPublishOptions { mandatory: *mandatory, immediate: false };
@@ -316,6 +334,25 @@ impl PublishSide {
         });
         self.writing.push_back(Writing::begin(meta, work));
         Ok(Progress::Some)
+    }
+
+    /// Ready when the next publish may go, as far as outages are concerned.
+    fn poll_admission(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(next) = self.queue.front() else { return Poll::Pending };
+        let under_way = !self.writing.is_empty() || !self.unconfirmed.is_empty();
+        loop {
+            let now = Instant::now();
+            self.proving.follow(self.entry.counts().last_outage.at(), now);
+            match self.proving.admit(next, under_way, now) {
+                Admission::Granted => return Poll::Ready(()),
+                Admission::AfterAnswers => return Poll::Pending,
+                Admission::NotBefore(at) => {
+                    let retry = self.retry.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+                    ready!(retry.poll_unpin(cx));
+                    self.retry = None;
+                }
+            }
+        }
     }
 
     fn may_write(&self, bytes: usize) -> bool {
@@ -336,7 +373,7 @@ impl PublishSide {
         let confirm =
             self.unconfirmed.front().map(|first| (due(&first.meta, config.confirm_timeout), CONFIRM, &first.meta));
         let (at, step, meta) = write.into_iter().chain(confirm).min_by_key(|(at, ..)| *at)?;
-        let token = meta.token;
+        let token = meta.publish.token;
         // Progress does not move the timer: it may fire early, and is set again then.
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
         if at < timer.deadline() {
@@ -376,24 +413,22 @@ impl PublishSide {
     /// Which publish a refusal names. RabbitMQ quotes the exchange (`no exchange 'x' in vhost '/'`) and, for topic
     /// permissions, the routing key as well; other texts name neither, then it is the oldest.
     fn culprit(&self, text: &str) -> Option<PublishToken> {
-        struct Candidate<'a>(&'a ShortText, &'a ShortText, PublishToken);
         let named = |name: &ShortText| !name.is_empty() && text.contains(&format!("'{name}'"));
+        let exchange = |publish: &Publish| named(&publish.message.exchange);
+        let routing_key = |publish: &Publish| named(&publish.message.routing_key);
         let written = self.unconfirmed.iter().map(|unconfirmed| &unconfirmed.meta);
-        let metas = written.chain(self.writing.iter().map(|writing| &writing.meta)).chain(&self.failed);
-        let mut candidates = metas
-            .map(|meta| Candidate(&meta.message.exchange, &meta.message.routing_key, meta.token))
-            .collect::<Vec<_>>();
+        let metas = written.chain(&self.failed).chain(self.writing.iter().map(|writing| &writing.meta));
+        let mut candidates = metas.map(|meta| &meta.publish).collect::<Vec<_>>();
         if candidates.is_empty() {
             // Refused before it was written.
-            candidates.extend(
-                self.queue.front().map(|next| Candidate(&next.message.exchange, &next.message.routing_key, next.token)),
-            );
+            candidates.extend(self.queue.front());
         }
-        let find = |fits: &dyn Fn(&Candidate) -> bool| candidates.iter().find(|c| fits(c)).map(|c| c.2);
-        find(&|c| named(c.0) && named(c.1))
-            .or_else(|| find(&|c| named(c.0)))
-            .or_else(|| find(&|c| named(c.1)))
-            .or_else(|| find(&|_| true))
+        let find = |fits: &dyn Fn(&Publish) -> bool| candidates.iter().find(|publish| fits(publish));
+        let culprit = find(&|publish| exchange(publish) && routing_key(publish))
+            .or_else(|| find(&exchange))
+            .or_else(|| find(&routing_key))
+            .or_else(|| candidates.first());
+        culprit.map(|publish| publish.token)
     }
 }
 
@@ -403,8 +438,8 @@ enum Progress {
 }
 
 fn answer(channel: &Leased, meta: &Meta, confirmation: &Confirmation) -> BrokerEvent {
-    let token = meta.token;
-    let message = &*meta.message;
+    let Publish { message, token, .. } = &meta.publish;
+    let token = *token;
     let returned = message.mandatory.then_some(&message.properties.message_id).and_then(|id| {
         let id = id.as_ref().map(ShortText::as_str);
         channel.link.wire.take_return(channel.raw.id(), id, message.exchange.as_str(), message.routing_key.as_str())

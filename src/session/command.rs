@@ -66,6 +66,8 @@ pub enum BrokerCommand {
 pub struct Publish {
     /// Shared with the session, which keeps it until it is confirmed.
     pub message: Arc<Outgoing>,
+    /// It may be published again where a refusal is no verdict on it: after an outage.
+    pub repeatable: bool,
     pub token: PublishToken,
 }
 

@@ -78,7 +78,6 @@ impl Session {
                 self.state = State::Open { version };
                 self.era = FlagEra::of(&info.version);
                 self.departure = leaving;
-                self.start_proving();
                 self.resume_subscriptions();
             }
             Err(LoginFailure::Unavailable { .. }) => {

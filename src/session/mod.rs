@@ -26,7 +26,6 @@ mod login;
 mod message;
 pub mod proof;
 mod properties;
-mod proving;
 mod publish;
 mod queue;
 mod refresh;
@@ -220,13 +219,7 @@ impl Session {
             }
             State::Open { .. } | State::Suspended { .. } => {
                 let give_up_at = self.outage.map(|outage| outage.give_up_at);
-                let others = [
-                    give_up_at,
-                    self.blocked_deadline(),
-                    self.retry_deadline(),
-                    self.throttle.until(),
-                    self.identity.expires_at,
-                ];
+                let others = [give_up_at, self.blocked_deadline(), self.throttle.until(), self.identity.expires_at];
                 Some(others.into_iter().flatten().fold(self.liveness.deadline(), Instant::min))
             }
         }
@@ -467,7 +460,6 @@ impl Session {
             }
             _ => {}
         }
-        self.end_retry_wait();
         if !self.wants_frames() && !matches!(self.state, State::Leaving { .. }) {
             // The client may have spoken, but nobody listened.
             self.liveness.received(self.now);

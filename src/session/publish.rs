@@ -14,7 +14,6 @@ use super::config::Replay;
 use super::destination::Destination;
 use super::failover::connection_lost;
 use super::properties;
-use super::proving::Proving;
 use super::queue::{self, On, Purpose};
 use super::refusal::{CloseCode, Refusal};
 use super::rules::Demand;
@@ -68,7 +67,6 @@ pub(super) struct Publishing {
     declaring: Option<(DeclareToken, ShortText)>,
     next_declare: u64,
     next_publish: u64,
-    pub(super) proving: Option<Proving>,
     unconfirmed: VecDeque<Unconfirmed>,
     unconfirmed_bytes: usize,
 }
@@ -165,8 +163,7 @@ impl Session {
 
     /// Lets the publish go, or says what it waits for.
     pub(super) fn try_publish(&mut self, mut send: Box<Prepared>) -> Result<(), Box<Prepared>> {
-        let waits = self.has_pending_consumer_work() || self.publishing.declaring.is_some();
-        if waits || self.waits_for_proof() || self.window_is_full(&send) {
+        if self.has_pending_consumer_work() || self.publishing.declaring.is_some() || self.window_is_full(&send) {
             return Err(send);
         }
         if let Some(queue) = &send.declare
@@ -220,10 +217,11 @@ impl Session {
             Arc::make_mut(&mut send.message).properties.message_id = id;
         }
         let (bytes, message) = (send.bytes(), send.message.clone());
+        let repeatable = self.is_repeated(&send);
         self.publishing.unconfirmed_bytes += bytes;
         self.publishing.unconfirmed.push_back(Unconfirmed { bytes, send, since: self.now, token });
         self.stats.messages_published += 1;
-        self.command(BrokerCommand::Publish(Publish { message, token }));
+        self.command(BrokerCommand::Publish(Publish { message, repeatable, token }));
     }
 
     /// In compatibility mode a SEND without receipt stays as the plugin would have published it.
@@ -260,16 +258,6 @@ impl Session {
         refusal
     }
 
-    /// One that may be repeated.
-    pub(super) fn take_back(&mut self, token: PublishToken) -> Option<Box<Prepared>> {
-        let entry = self.publishing.unconfirmed.iter().find(|entry| entry.token == token)?;
-        if !self.is_repeated(&entry.send) {
-            return None;
-        }
-        self.stats.messages_repeated += 1;
-        self.publishing.take(token).map(|entry| entry.send)
-    }
-
     pub(super) fn handle_declared(&mut self, token: DeclareToken) {
         if let Some((_, name)) = self.publishing.declaring.take_if(|(expected, _)| *expected == token) {
             self.publishing.remember_queue(name);
@@ -280,7 +268,6 @@ impl Session {
         let Some(entry) = self.publishing.take(token) else { return };
         self.stats.messages_confirmed += 1;
         self.confirm_time = Some(self.now.saturating_duration_since(entry.since));
-        self.end_proving();
         if let Some(receipt) = &entry.send.receipt {
             self.receipt(receipt);
         }
@@ -290,9 +277,6 @@ impl Session {
     }
 
     pub(super) fn handle_rejected(&mut self, token: PublishToken) {
-        if self.retry_rejected(token) {
-            return;
-        }
         let refusal = Refusal::soft(
             "publish.rejected",
             "Message rejected",

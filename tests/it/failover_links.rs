@@ -2,6 +2,7 @@
 
 mod channels;
 mod culprits;
+mod leaderless;
 mod nodes;
 mod survival;
 
@@ -42,7 +43,11 @@ fn send(channel: &mut Channel, token: u64, exchange: &str, routing_key: &str) {
         properties: Properties::default(),
         routing_key: text(routing_key),
     };
-    channel.execute(BrokerCommand::Publish(Publish { message: Arc::new(message), token: PublishToken(token) }));
+    channel.execute(BrokerCommand::Publish(Publish {
+        message: Arc::new(message),
+        repeatable: true,
+        token: PublishToken(token),
+    }));
 }
 
 async fn publish(channel: &mut Channel, token: u64, queue: &str) {

@@ -174,7 +174,7 @@ async fn publish(channel: &mut Channel, routing_key: &str, number: u64) {
         routing_key: text(routing_key),
     };
     let token = PublishToken(number);
-    channel.execute(BrokerCommand::Publish(Publish { message: Arc::new(message), token }));
+    channel.execute(BrokerCommand::Publish(Publish { message: Arc::new(message), repeatable: true, token }));
     assert_eq!(next(channel).await, BrokerEvent::Confirmed { token });
 }
 

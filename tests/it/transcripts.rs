@@ -437,10 +437,13 @@ fn show_command(command: BrokerCommand) -> String {
     match command {
         BrokerCommand::Close => "close".to_owned(),
         BrokerCommand::Declare { token, queue } => format!("declare #{} {}", token.0, show_queue(&queue)),
-        BrokerCommand::Publish(Publish { message, token }) => {
+        BrokerCommand::Publish(Publish { message, repeatable, token }) => {
             let mut text = format!("publish #{} '{}' '{}'", token.0, message.exchange, message.routing_key);
             if message.mandatory {
                 text.push_str(" mandatory");
+            }
+            if !repeatable {
+                text.push_str(" once");
             }
             text.push_str(&show_properties(&message.properties));
             let _ = write!(text, " | {}", String::from_utf8_lossy(&message.body));

@@ -111,8 +111,6 @@ struct Broker {
     outages: usize,
     pending: VecDeque<Pending>,
     published: VecDeque<Published>,
-    /// What the session is being told about.
-    rejecting: Option<u64>,
     /// Message ids of SENDs that were published before and must be again, under the same ids.
     repeated: HashMap<u64, Option<ShortText>>,
 }
@@ -591,10 +589,10 @@ impl Stage {
         let (mandatory, token, number) = (published.mandatory, published.token, published.number);
         match choice {
             0 => return self.fail(Concern::Publish(token), choice),
-            1..=3 => return self.reject(token),
             _ => self.broker.published.pop_front(),
         };
         let event = match choice {
+            1..=3 => BrokerEvent::Rejected { token },
             4..=9 if mandatory => BrokerEvent::Returned { token, reply_code: 312, reply_text: "NO_ROUTE".to_owned() },
             _ => {
                 self.client.confirmed.insert(number);
@@ -602,26 +600,6 @@ impl Stage {
             }
         };
         self.input(Input::Broker(event));
-    }
-
-    /// The first publish of a lease that was had anew is tried again; any other is the client's to know about.
-    fn reject(&mut self, token: PublishToken) {
-        let Some(published) = self.broker.published.pop_front() else { return };
-        let rejected = self.session.stats().messages_rejected;
-        // The session may publish it again, or at once the next one.
-        let number = published.number;
-        if self.is_repeated(number) {
-            self.repeat(published);
-            self.broker.rejecting = Some(number);
-        }
-        self.input(Input::Broker(BrokerEvent::Rejected { token }));
-        self.broker.rejecting = None;
-        if self.session.stats().messages_rejected > rejected {
-            self.client.order.retain(|other| *other != number);
-        } else {
-            let again = self.broker.outages > 0;
-            assert!(again || self.closed.is_some(), "a refused SEND is tried again without an outage");
-        }
     }
 
     fn deliver(&mut self, bytes: &mut Bytes<'_>) {
@@ -730,14 +708,11 @@ impl Stage {
         match command {
             BrokerCommand::Close => self.broker.closing = true,
             BrokerCommand::Declare { token, .. } => self.broker.pending.push_back(Pending::Declare(token)),
-            BrokerCommand::Publish(Publish { message, token }) => {
+            BrokerCommand::Publish(Publish { message, token, .. }) => {
                 assert!(self.broker.pending.is_empty(), "a publish overtakes a declaration");
                 assert!(!message.mandatory || message.properties.message_id.is_some(), "{message:?}");
                 let text = std::str::from_utf8(&message.body).unwrap_or_default();
                 let number = text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or_default();
-                if self.broker.rejecting.take_if(|rejected| *rejected != number).is_some() {
-                    self.client.order.pop_front();
-                }
                 // What an ERROR refused, for want of room for its reply queue, is missing.
                 while self.client.errors > 0 && self.client.order.front().is_some_and(|next| *next != number) {
                     self.client.order.pop_front();

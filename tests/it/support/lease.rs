@@ -67,7 +67,7 @@ pub fn publish_as(token: u64, exchange: &str, routing_key: &str, change: impl Fn
         routing_key: text(routing_key),
     };
     change(&mut message);
-    Publish { message: Arc::new(message), token: PublishToken(token) }
+    Publish { message: Arc::new(message), repeatable: true, token: PublishToken(token) }
 }
 
 pub fn subscribe(key: u64, queue: SubscribedQueue, prefetch: u16) -> BrokerCommand {
