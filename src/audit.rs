@@ -42,8 +42,9 @@ pub fn opened(who: Subject<'_>, user_agent: &str) {
     tell!("connection.opened", who, user_agent = cut(user_agent));
 }
 
-pub fn closed(who: Subject<'_>, code: u16, reason: &str, seconds: u64) {
-    tell!("connection.closed", who, code, reason, seconds);
+/// `left_out`: further events of this client that were not told.
+pub fn closed(who: Subject<'_>, code: u16, reason: &str, seconds: u64, left_out: Option<u64>) {
+    tell!("connection.closed", who, code, reason, seconds, left_out);
 }
 
 /// `method` is a value of `auth.sources`.

@@ -8,6 +8,7 @@
 
 mod gauges;
 mod opening;
+mod quota;
 mod stall;
 
 use std::future::Future;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use self::gauges::{Gauged, Gauges, Presence};
+use self::quota::Quota;
 use self::stall::Stall;
 use crate::audit::{self, Subject};
 use crate::auth::Authenticator;
@@ -125,6 +127,8 @@ struct Connection {
     place: Arc<Place>,
     /// When the ping was queued that has no answer yet.
     pinged: Option<Instant>,
+    /// Of the audit log.
+    quota: Quota,
     refresh: Option<Refresh>,
     session: Session,
     /// What clients are served with that come now. A client that is in gets the rules of that, and has new tokens judged by it.
@@ -201,7 +205,7 @@ impl Connection {
             failovers = stats.suspensions,
             "session closed"
         );
-        audit::closed(self.subject(), close.code as u16, reason, time.as_secs());
+        audit::closed(self.subject(), close.code as u16, reason, time.as_secs(), self.quota.left_out());
     }
 
     /// Turns until the session has ended; how it ended is the answer.
@@ -290,9 +294,11 @@ impl Connection {
             Turn::Refreshed(result) => {
                 self.refresh = None;
                 self.metrics.token_refreshed(result.as_ref().map(|_| ()));
-                audit::refreshed(self.subject(), result.as_ref().map_or_else(ProofFailure::label, |_| "ok"));
-                if result.is_ok() {
-                    info!(session = self.session.id(), user = self.session.login(), "token refreshed");
+                if self.quota.admits(now) {
+                    audit::refreshed(self.subject(), result.as_ref().map_or_else(ProofFailure::label, |_| "ok"));
+                    if result.is_ok() {
+                        info!(session = self.session.id(), user = self.session.login(), "token refreshed");
+                    }
                 }
                 let result = result.map(|identity| self.certified(identity));
                 self.input(now, Input::Refreshed(result))
@@ -482,8 +488,10 @@ impl Connection {
                 }
                 Output::Denied(denied) => {
                     self.metrics.denied(denied.command);
-                    let rule = denied.rule.as_ref().map(|(number, name)| (*number, name.as_deref()));
-                    audit::denied(self.subject(), &denied.what, rule);
+                    if self.quota.admits(now) {
+                        let rule = denied.rule.as_ref().map(|(number, name)| (*number, name.as_deref()));
+                        audit::denied(self.subject(), &denied.what, rule);
+                    }
                 }
                 Output::Frame(frame) => self.send(&frame),
                 Output::Heartbeat => self.socket.queue(Bytes::from_static(b"\n")),

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::gauges::Gauges;
+use super::quota::Quota;
 use super::stall::Stall;
 use super::{Connection, ConnectionConfig};
 use crate::audit;
@@ -61,6 +62,7 @@ impl Connection {
             origin: opened.origin.unwrap_or_default(),
             peer_gone: false,
             pinged: None,
+            quota: Quota::default(),
             refresh: None,
             session,
             socket,

@@ -116,3 +116,53 @@ async fn the_audit_log_tells_who_came_and_what_became_of_it() {
     let all = std::fs::read_to_string(&audit).unwrap() + &std::fs::read_to_string(scratch.path("audit.log.1")).unwrap();
     assert!(!all.contains("canary") && !all.contains("passcode"), "{all}");
 }
+
+#[tokio::test]
+async fn a_client_cannot_fill_the_audit_log() {
+    let scratch = Scratch::new();
+    let audit = scratch.path("audit.log");
+    let settings = format!(
+        "[broker]\nuris = [\"amqp://127.0.0.1:{}\"]\n[log]\naudit_file = {:?}\n[stomp]\ncompatibility = \"rabbitmq\"\n\
+         [[rules]]\nsend = [\"/topic/open\"]\n",
+        Rabbit::shared().amqp_port(),
+        audit.display().to_string()
+    );
+    let file = scratch.write("relay.toml", &settings);
+    let arguments = ["serve", "--config", file.to_str().unwrap(), "--listen", "ws://127.0.0.1:0/ws"];
+    let mut process = Process::start(&arguments, &[]);
+    let mut client = Client::open(&process.ready().urls[0]).await;
+    client.send(CONNECT).await;
+    client.expect("CONNECTED").await;
+    for _ in 0..1000 {
+        client.send("SEND\ndestination:/topic/closed\n\n").await;
+        client.expect("ERROR").await;
+    }
+    client.disconnect().await;
+    let told = until_told(&audit, "connection.closed", 1).await;
+    let left_out = events(&told, "connection.closed")[0]["left_out"].as_u64().unwrap();
+    let denials = events(&told, "authorization.denied").len() as u64;
+    assert_eq!(denials + left_out, 1000);
+    assert!((100..500).contains(&denials), "{denials} denials were told");
+}
+
+#[tokio::test]
+async fn a_user_who_comes_from_elsewhere_is_told() {
+    let scratch = Scratch::new();
+    let audit = scratch.path("audit.log");
+    let settings = format!(
+        "[broker]\nuris = [\"amqp://127.0.0.1:{}\"]\n[log]\naudit_file = {:?}\n[proxy]\ntrusted = [\"127.0.0.1/32\"]\n",
+        Rabbit::shared().amqp_port(),
+        audit.display().to_string()
+    );
+    let file = scratch.write("relay.toml", &settings);
+    let arguments = ["serve", "--config", file.to_str().unwrap(), "--listen", "ws://127.0.0.1:0/ws"];
+    let mut process = Process::start(&arguments, &[]);
+    let mut client = Client::open_with(&process.ready().urls[0], &[("X-Forwarded-For", "203.0.113.7")]).await;
+    client.send(CONNECT).await;
+    client.error("Bad CONNECT").await;
+    client.closed().await;
+    let told = until_told(&audit, "authentication.failed", 1).await;
+    let failed = events(&told, "authentication.failed")[0];
+    assert_eq!((&failed["claimed"], &failed["result"]), (&"guest".into(), &"loopback_only".into()), "{told:?}");
+    assert!(failed["client"].as_str().unwrap().starts_with("203.0.113.7"), "{told:?}");
+}
