@@ -181,3 +181,47 @@ async fn refused_sessions_do_not_wear_a_link_out() {
     assert_eq!(next(&mut good).await, BrokerEvent::Declared { token: DeclareToken(1), queue: text("mine") });
     close(good).await;
 }
+
+/// lapin has many of them queued when RabbitMQ closes the channel; written after that they would end the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_behind_a_refused_publish_disturbs_no_other() {
+    const ROUNDS: u64 = 30;
+    let broker = broker();
+    let mut neighbour = lease(&broker).await;
+    neighbour.execute(BrokerCommand::Publish(publish(0, "", "nowhere")));
+    assert_eq!(next(&mut neighbour).await, BrokerEvent::Confirmed { token: PublishToken(0) });
+    let bad = async {
+        for round in 0..ROUNDS {
+            let mut channel = lease(&broker).await;
+            let refused = round * 7 % 60;
+            for token in 0..500 {
+                let exchange = if token == refused { "no such exchange" } else { "" };
+                let body = Bytes::from(vec![1; [0, 10, 2000][token as usize % 3]]);
+                let publish = publish_as(token, exchange, "nowhere", |message| message.body = body);
+                channel.execute(BrokerCommand::Publish(publish));
+            }
+            let concerns = loop {
+                match next(&mut channel).await {
+                    BrokerEvent::Confirmed { token } => assert!(token.0 < refused, "{token:?} came behind the refusal"),
+                    BrokerEvent::Failed { failure: Failure::Refused { reply_code: 404, .. }, concerns } => {
+                        break concerns;
+                    }
+                    other => panic!("unexpected {other:?}"),
+                }
+            };
+            assert_eq!(concerns, Concern::Publish(PublishToken(refused)));
+        }
+    };
+    let good = async {
+        for token in 1.. {
+            neighbour.execute(BrokerCommand::Publish(publish(token, "", "nowhere")));
+            assert_eq!(next(&mut neighbour).await, BrokerEvent::Confirmed { token: PublishToken(token) });
+        }
+    };
+    tokio::select! {
+        () = bad => {}
+        () = good => {}
+    }
+    assert_eq!(broker.status().links_lost, 0);
+    neighbour.close().await;
+}
