@@ -14,6 +14,7 @@ use super::fanout::Membership;
 use super::fault::{Fault, refused, within};
 use super::idle::IdleTimer;
 use super::inbox::{Inbox, Interest, Limits};
+use super::inquiry::{Inquiry, Whereabouts};
 use super::link::{Leased, Link};
 use super::pool::Entry;
 use super::quarantine::Suspicion;
@@ -44,6 +45,8 @@ pub(super) type Ending = (Failure, Concern);
 
 pub(super) struct ConsumeSide {
     channel: Option<Leased>,
+    /// Consumers that RabbitMQ has ended, and it is not known why.
+    cancelled: Vec<(SubscriptionKey, Inquiry)>,
     commands: VecDeque<ConsumeCommand>,
     consumers: Vec<Consumer>,
     entry: Arc<Entry>,
@@ -78,6 +81,7 @@ impl ConsumeSide {
             starting: None,
             suspicion,
             tags_before: 0,
+            cancelled: Vec::new(),
             channel: None,
             commands: VecDeque::new(),
             consumers: Vec::new(),
@@ -113,7 +117,8 @@ impl ConsumeSide {
 
     /// Nothing given is left to do.
     pub(super) fn is_idle(&self) -> bool {
-        self.commands.is_empty() && self.running.is_none() && self.ledger.is_flushed() && self.settling.is_empty()
+        let settled = self.ledger.is_flushed() && self.settling.is_empty();
+        self.commands.is_empty() && self.running.is_none() && self.cancelled.is_empty() && settled
     }
 
     /// The link of the channel, if there is one.
@@ -165,6 +170,9 @@ impl ConsumeSide {
             return Poll::Ready(Err(ending));
         }
         if let Poll::Ready(result) = self.poll_commands(cx) {
+            return Poll::Ready(result);
+        }
+        if let Poll::Ready(result) = self.poll_cancelled(cx) {
             return Poll::Ready(result);
         }
         if deliveries == Deliveries::HandOut
@@ -262,6 +270,21 @@ impl ConsumeSide {
         }
     }
 
+    /// A queue whose node is away comes back, and so does its subscription, on another lease; any other one has ended.
+    fn poll_cancelled(&mut self, cx: &mut Context<'_>) -> Poll<Result<BrokerEvent, Ending>> {
+        for at in 0..self.cancelled.len() {
+            let (key, inquiry) = &mut self.cancelled[at];
+            let Poll::Ready(whereabouts) = inquiry.poll(cx) else { continue };
+            let key = *key;
+            self.cancelled.swap_remove(at);
+            return Poll::Ready(match whereabouts {
+                Whereabouts::Away(failure) => Err((failure, Concern::Subscription(key))),
+                Whereabouts::Missing | Whereabouts::There => Ok(BrokerEvent::SubscriptionCancelled { key }),
+            });
+        }
+        Poll::Pending
+    }
+
     /// One delivery; the consumers take turns.
     fn poll_deliveries(&mut self, cx: &mut Context<'_>) -> Poll<Result<BrokerEvent, Ending>> {
         let Some(channel) = &self.channel else { return Poll::Pending };
@@ -291,8 +314,12 @@ impl ConsumeSide {
                     let Subscribed { queue, fate, .. } = self.consumers.swap_remove(at).subscribed;
                     if fate == QueueFate::Vanishes {
                         channel.link.exclusive.release(&queue, self.lease);
+                        return Poll::Ready(Ok(BrokerEvent::SubscriptionCancelled { key }));
                     }
-                    return Poll::Ready(Ok(BrokerEvent::SubscriptionCancelled { key }));
+                    self.cancelled.push((key, Inquiry::begin(channel.link.clone(), queue)));
+                    // It has to be polled once, to wake.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
                 None => {
                     let reason = "the AMQP channel was closed".to_owned();

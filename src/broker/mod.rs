@@ -37,6 +37,7 @@ mod hub;
 mod hub_channel;
 mod idle;
 mod inbox;
+mod inquiry;
 mod link;
 mod nodes;
 mod outbound;

@@ -1,4 +1,4 @@
-//! The publish side of a lease: one AMQP channel in confirm mode, opened with the first publish.
+//! The publish side of a lease: one AMQP channel in confirm mode, opened with the first publish. What comes back is `answers`.
 //!
 //! Few publishes are unwritten at a time, so that many share a write and a wake-up of lapin's thread, and no session fills
 //! the queue that it shares with the others of its link. One that is queued behind a channel exception would be written after
@@ -6,6 +6,9 @@
 //! the order of publishing and none is dropped before: lapin collects dropped ones for ever. Returned messages are matched by
 //! message id with what the guard recorded; lapin's own pairing is not used.
 
+mod answers;
+
+use self::answers::Doubt;
 use super::convert::{header_bytes, short, to_lapin};
 use super::death::Loss;
 use super::fault::{Fault, refused};
@@ -16,17 +19,15 @@ use super::proving::{Admission, Proving};
 use super::quarantine::Suspicion;
 use super::release::{PublishRemains, Remains};
 use super::watch::LinkWatch;
-use crate::session::amqp::ShortText;
-use crate::session::command::{Outgoing, Publish, PublishToken};
+use crate::session::command::{Outgoing, Publish};
 use crate::session::event::{BrokerEvent, Concern, Failure, LoginFailure};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use lapin::PublisherConfirm;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{Confirmation, PublisherConfirm};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
@@ -105,10 +106,12 @@ struct Unconfirmed {
 
 pub(super) struct PublishSide {
     channel: Option<Leased>,
+    doubt: Option<Box<Doubt>>,
     entry: Arc<Entry>,
     idle: IdleTimer,
-    /// The publish whose writing failed.
+    /// The publish whose writing failed, or whose queue is away.
     failed: Option<Meta>,
+    inquired_at: Option<Instant>,
     opening: Option<Opening>,
     proving: Proving,
     queue: VecDeque<Publish>,
@@ -128,8 +131,10 @@ impl PublishSide {
             suspicion,
             idle: IdleTimer::default(),
             channel: None,
+            doubt: None,
             entry,
             failed: None,
+            inquired_at: None,
             opening: None,
             proving: Proving::default(),
             queue: VecDeque::new(),
@@ -153,7 +158,7 @@ impl PublishSide {
 
     /// Everything given is written and answered.
     pub(super) fn is_idle(&self) -> bool {
-        self.unwritten() == 0 && self.unconfirmed.is_empty() && self.opening.is_none()
+        self.unwritten() == 0 && self.unconfirmed.is_empty() && self.doubt.is_none() && self.opening.is_none()
     }
 
     /// The link of the channel, if there is one.
@@ -245,29 +250,6 @@ impl PublishSide {
         }
     }
 
-    fn poll_confirm(&mut self, cx: &mut Context<'_>) -> Poll<Result<BrokerEvent, Failure>> {
-        let (Some(channel), Some(first)) = (&self.channel, self.unconfirmed.front_mut()) else { return Poll::Pending };
-        let confirmation = match ready!(first.confirm.poll_unpin(cx)) {
-            Ok(confirmation) => confirmation,
-            Err(error) => {
-                return Poll::Ready(Err(channel.link.failure(Fault::Lapin(error), channel.refusal())));
-            }
-        };
-        let event = answer(channel, &first.meta, &confirmation);
-        let Some(Unconfirmed { meta: Meta { publish, .. }, .. }) = self.unconfirmed.pop_front() else {
-            return Poll::Pending;
-        };
-        if !matches!(event, BrokerEvent::Rejected { .. }) {
-            self.proving.taken(&publish);
-        } else if self.proving.tries_again(&publish, Instant::now()) {
-            // It went alone, so it is the next one again and there is no further confirm to wait for.
-            self.entry.counts().publishes_retried.fetch_add(1, Ordering::Relaxed);
-            self.queue.push_front(publish);
-            return Poll::Pending;
-        }
-        Poll::Ready(Ok(event))
-    }
-
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Progress, Failure> {
         if let Some(first) = self.writing.front_mut()
             && let Poll::Ready(result) = first.poll(cx)
@@ -336,9 +318,9 @@ impl PublishSide {
         Ok(Progress::Some)
     }
 
-    /// Ready when the next publish may go, as far as outages are concerned.
+    /// Ready when the next publish may go, as far as outages are concerned: none goes while one before it is in doubt.
     fn poll_admission(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(next) = self.queue.front() else { return Poll::Pending };
+        let Some(next) = self.queue.front().filter(|_| self.doubt.is_none()) else { return Poll::Pending };
         let under_way = !self.writing.is_empty() || !self.unconfirmed.is_empty();
         loop {
             let now = Instant::now();
@@ -395,64 +377,11 @@ impl PublishSide {
         let failure = channel.link.failure(Fault::TimedOut(step), None);
         Some((failure, Concern::Publish(token)))
     }
-
-    /// Takes the answers that came before the failure, then says whom it concerns.
-    fn end(&mut self, cx: &mut Context<'_>, ready: &mut VecDeque<BrokerEvent>, failure: Failure) -> Ending {
-        while let Poll::Ready(Ok(event)) = self.poll_confirm(cx) {
-            ready.push_back(event);
-        }
-        let concern = match &failure {
-            Failure::Refused { reply_text, .. } => self.culprit(reply_text),
-            Failure::LinkLost { .. } | Failure::Poisoned { .. } | Failure::TimedOut { .. } | Failure::Unconfirmed => {
-                None
-            }
-        };
-        (failure, concern.map_or(Concern::Session, Concern::Publish))
-    }
-
-    /// Which publish a refusal names. RabbitMQ quotes the exchange (`no exchange 'x' in vhost '/'`) and, for topic
-    /// permissions, the routing key as well; other texts name neither, then it is the oldest.
-    fn culprit(&self, text: &str) -> Option<PublishToken> {
-        let named = |name: &ShortText| !name.is_empty() && text.contains(&format!("'{name}'"));
-        let exchange = |publish: &Publish| named(&publish.message.exchange);
-        let routing_key = |publish: &Publish| named(&publish.message.routing_key);
-        let written = self.unconfirmed.iter().map(|unconfirmed| &unconfirmed.meta);
-        let metas = written.chain(&self.failed).chain(self.writing.iter().map(|writing| &writing.meta));
-        let mut candidates = metas.map(|meta| &meta.publish).collect::<Vec<_>>();
-        if candidates.is_empty() {
-            // Refused before it was written.
-            candidates.extend(self.queue.front());
-        }
-        let find = |fits: &dyn Fn(&Publish) -> bool| candidates.iter().find(|publish| fits(publish));
-        let culprit = find(&|publish| exchange(publish) && routing_key(publish))
-            .or_else(|| find(&exchange))
-            .or_else(|| find(&routing_key))
-            .or_else(|| candidates.first());
-        culprit.map(|publish| publish.token)
-    }
 }
 
 enum Progress {
     Some,
     None,
-}
-
-fn answer(channel: &Leased, meta: &Meta, confirmation: &Confirmation) -> BrokerEvent {
-    let Publish { message, token, .. } = &meta.publish;
-    let token = *token;
-    let returned = message.mandatory.then_some(&message.properties.message_id).and_then(|id| {
-        let id = id.as_ref().map(ShortText::as_str);
-        channel.link.wire.take_return(channel.raw.id(), id, message.exchange.as_str(), message.routing_key.as_str())
-    });
-    match (confirmation, returned) {
-        (Confirmation::Nack(_), _) => BrokerEvent::Rejected { token },
-        (_, Some(returned)) => BrokerEvent::Returned {
-            token,
-            reply_code: returned.cause.reply_code,
-            reply_text: returned.cause.reply_text,
-        },
-        (_, None) => BrokerEvent::Confirmed { token },
-    }
 }
 
 /// The second fence: lapin would write a content header beyond the frame size, and RabbitMQ would close the connection.

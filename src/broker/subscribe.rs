@@ -177,13 +177,8 @@ impl Operator {
     }
 
     async fn exists(&self, queue: &ShortText) -> Result<bool, Failure> {
-        let scratch = self.link.scratch().await?;
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let work = scratch.queue_declare(short(queue), options, FieldTable::default());
-        let result = within(self.link.config.operation_timeout, "queue declare", work).await;
-        barrier_close(&scratch, &self.link).await;
-        match result.map_err(|fault| self.link.failure(fault, None)) {
-            Ok(_) => Ok(true),
+        match declare_passively(&self.link, queue).await {
+            Ok(()) => Ok(true),
             Err(Failure::Refused { reply_code: NOT_FOUND, .. }) => Ok(false),
             // Whatever else is wrong with it, the declaration itself will say; the queue is there.
             Err(Failure::Refused { .. }) => Ok(true),
@@ -272,6 +267,16 @@ enum Leftover {
     Ours,
     /// Auto-delete and without messages and consumers.
     Deserted,
+}
+
+/// Asks for a queue on a channel of its own, which a refusal closes.
+pub(super) async fn declare_passively(link: &Arc<Link>, queue: &ShortText) -> Result<(), Failure> {
+    let scratch = link.scratch().await?;
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let work = scratch.queue_declare(short(queue), options, FieldTable::default());
+    let result = within(link.config.operation_timeout, "queue declare", work).await;
+    barrier_close(&scratch, link).await;
+    result.map(drop).map_err(|fault| link.failure(fault, None))
 }
 
 /// Deletes a queue from a channel of its own.

@@ -124,7 +124,7 @@ section! {
         credentials_bytes_max: usize = size(256..=kib(128)), "3KiB";
         /// How long a client waits for a broker at login before it is told that there is none.
         login_wait: Duration = duration(milliseconds(0)..=minutes(10)), "5s";
-        /// How long a session whose broker was lost waits for one before it ends.
+        /// How long a session waits that lost its broker, or the node of a queue, before it ends.
         grace: Duration = duration(milliseconds(100)..=minutes(60)), "60s";
         /// How long a SEND waits while RabbitMQ blocks publishing because it is short of memory or disk.
         blocked_timeout: Duration = duration(milliseconds(100)..=minutes(24 * 60)), "5m";

@@ -105,6 +105,17 @@ pub enum Failure {
     Refused { reply_code: u16, reply_text: String },
 }
 
+impl Failure {
+    /// Whether a queue is refused because its node is away (404 for classic queues of a cluster): it comes back with the node.
+    pub fn is_absence(&self) -> bool {
+        let Failure::Refused { reply_code: 404, reply_text } = self else { return false };
+        // Texts over 255 bytes are cut.
+        reply_text.starts_with("NOT_FOUND - home node '")
+            || reply_text.ends_with("is down or inaccessible")
+            || reply_text.ends_with("process is stopped by supervisor")
+    }
+}
+
 /// The outcome of a login at the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LoginFailure {
@@ -121,4 +132,24 @@ pub enum LoginFailure {
 pub struct BrokerInfo {
     /// RabbitMQ's version as it announces it, for example `3.10.8`; empty if it announced none.
     pub version: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_whose_node_is_away_is_told_from_a_missing_one() {
+        for (code, text, absence) in [
+            (404, "NOT_FOUND - home node 'rabbit@a' of durable queue 'q' in vhost '/' is down or inaccessible", true),
+            (404, "NOT_FOUND - queue 'q' in vhost '/' process is stopped by supervisor", true),
+            (404, "NOT_FOUND - home node 'rabbit@a' of durable queue 'a name so long that the text is cu", true),
+            (404, "NOT_FOUND - no queue 'q' in vhost '/'", false),
+            (404, "NOT_FOUND - no queue 'process is stopped by supervisor' in vhost '/'", false),
+            (406, "PRECONDITION_FAILED - is down or inaccessible", false),
+        ] {
+            let failure = Failure::Refused { reply_code: code, reply_text: text.to_owned() };
+            assert_eq!(failure.is_absence(), absence, "{text}");
+        }
+    }
 }

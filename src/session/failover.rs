@@ -7,22 +7,32 @@
 use std::time::Instant;
 
 use super::Session;
-use super::event::{BrokerInfo, Failure, LoginFailure};
+use super::event::{BrokerInfo, Concern, Failure, LoginFailure};
 use super::io::Output;
 use super::queue::FlagEra;
 use super::refusal::{CloseCode, Refusal};
 use super::state::{Departure, State};
 
+/// What an outage waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    Broker,
+    /// Its node is away, and all else is well.
+    Queue,
+}
+
 /// Since when, and how often, this session has been trying to get a lease that works.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outage {
     attempt: u32,
+    /// Over when a SEND is confirmed, if it is a queue that is missing and one waits.
+    pub missing: Missing,
     pub give_up_at: Instant,
 }
 
 impl Session {
-    /// Whether a new lease can help. What the broker refuses is refused; but while subscriptions are being made anew, a queue
-    /// may still be held by the connection that was lost, or wait for its node.
+    /// Whether a new lease can help. What the broker refuses is refused; but a queue may wait for its node and, while
+    /// subscriptions are being made anew, be held by the connection that was lost.
     pub(super) fn may_resume(&self, failure: &Failure) -> bool {
         match failure {
             Failure::LinkLost { .. } | Failure::TimedOut { .. } => true,
@@ -30,14 +40,12 @@ impl Session {
             Failure::Refused { reply_code: 403, reply_text } => {
                 self.outage.is_some() && reply_text.contains("in exclusive use")
             }
-            Failure::Refused { reply_code: 404, reply_text } => {
-                self.outage.is_some() && reply_text.contains("is down or inaccessible")
-            }
+            Failure::Refused { reply_code: 404, .. } => failure.is_absence(),
             Failure::Poisoned { .. } | Failure::Refused { .. } | Failure::Unconfirmed => false,
         }
     }
 
-    pub(super) fn suspend(&mut self) {
+    pub(super) fn suspend(&mut self, failure: &Failure) {
         let state = std::mem::replace(&mut self.state, State::Ended);
         let (version, leaving) = match state {
             // It may have been on its way back to leaving.
@@ -57,11 +65,14 @@ impl Session {
             return self.refuse(refusal);
         }
         self.ask_for_lease();
+        if let Some(outage) = &mut self.outage {
+            outage.missing = if failure.is_absence() { Missing::Queue } else { Missing::Broker };
+        }
     }
 
     fn ask_for_lease(&mut self) {
         let give_up_at = self.now + self.config.grace;
-        let outage = self.outage.get_or_insert(Outage { attempt: 0, give_up_at });
+        let outage = self.outage.get_or_insert(Outage { attempt: 0, give_up_at, missing: Missing::Broker });
         let attempt = outage.attempt;
         outage.attempt += 1;
         self.outputs.push_back(Output::Resume { attempt });
@@ -96,9 +107,29 @@ impl Session {
         }
     }
 
+    /// Whether a SEND has waited for its queue's node as long as it may. Other SENDs may be confirmed meanwhile, and end each
+    /// outage.
+    pub(super) fn has_waited_enough(&mut self, failure: &Failure, concerns: Concern) -> bool {
+        let Concern::Publish(token) = concerns else { return false };
+        let waiting = failure.is_absence().then(|| self.publishing.wait_for_queue(token, self.now)).flatten();
+        waiting.is_some_and(|since| self.now >= since + self.config.grace)
+    }
+
+    /// A SEND was confirmed, so no queue is away that the next ones wait for.
+    pub(super) fn end_absence(&mut self) {
+        if let Some(outage) = &mut self.outage {
+            outage.missing = Missing::Broker;
+        }
+    }
+
     /// The outage is over when everything is as it was; then a session that was leaving goes on leaving.
     pub(super) fn end_outage(&mut self) {
         if self.has_pending_consumer_work() || !matches!(self.state, State::Open { .. }) {
+            return;
+        }
+        let of_queue = self.outage.is_some_and(|outage| outage.missing == Missing::Queue);
+        let sends_wait = self.publishing.has_unconfirmed() || !self.actions.is_empty();
+        if of_queue && sends_wait && self.blocked_deadline().is_none() {
             return;
         }
         self.outage = None;
@@ -109,12 +140,16 @@ impl Session {
         }
     }
 
-    pub(super) fn give_up_outage(&mut self) {
+    pub(super) fn give_up_outage(&mut self, missing: Missing) {
         let seconds = self.config.grace.as_secs();
+        let what = match missing {
+            Missing::Broker => "RabbitMQ was not reached again",
+            Missing::Queue => "the node of a queue did not come back",
+        };
         let refusal = Refusal::fatal(
             "broker.outage",
             "Broker outage",
-            format!("RabbitMQ was not reached again within {seconds} s; what has no RECEIPT may not have arrived\n"),
+            format!("{what} within {seconds} s; what has no RECEIPT may not have arrived\n"),
             "Connect again in a while and repeat what was not confirmed.",
         );
         self.refuse(refusal.closing(CloseCode::InternalError));

@@ -48,7 +48,7 @@ use command::{BrokerCommand, DeliveryTag};
 use config::{Compatibility, SessionConfig};
 use destination::Destination;
 use event::{BrokerEvent, Concern, Failure};
-use failover::Outage;
+use failover::{Missing, Outage};
 use identity::Identity;
 use io::{Input, Output};
 use ledger::{CumulativeScope, Ledger};
@@ -373,7 +373,12 @@ impl Session {
                 }
             }
             BrokerEvent::Dropped { messages, .. } => self.stats.messages_dropped += messages,
-            BrokerEvent::Failed { failure, .. } if self.may_resume(&failure) => self.suspend(),
+            BrokerEvent::Failed { failure, concerns } if self.may_resume(&failure) => {
+                match self.has_waited_enough(&failure, concerns) {
+                    true => self.give_up_outage(Missing::Queue),
+                    false => self.suspend(&failure),
+                }
+            }
             BrokerEvent::Failed { failure, concerns } => self.handle_failed(failure, concerns),
             BrokerEvent::Overflowed { key } => self.handle_overflowed(key),
             BrokerEvent::Rejected { token } => self.handle_rejected(token),
@@ -453,7 +458,8 @@ impl Session {
             State::Open { .. } | State::Suspended { .. }
                 if self.outage.is_some_and(|outage| self.now >= outage.give_up_at) =>
             {
-                return self.give_up_outage();
+                let missing = self.outage.map_or(Missing::Broker, |outage| outage.missing);
+                return self.give_up_outage(missing);
             }
             State::Open { .. } if self.blocked_deadline().is_some_and(|at| self.now >= at) => {
                 return self.give_up_blocked();

@@ -40,6 +40,8 @@ pub(super) struct Prepared {
     pub(super) reply_queue: Option<String>,
     /// Whether the client is told when the message does not arrive: it asked for a receipt or for `mandatory`.
     pub(super) tell: bool,
+    /// Since when its queue is known to be away.
+    pub(super) waits_since: Option<Instant>,
 }
 
 impl Prepared {
@@ -93,6 +95,12 @@ impl Publishing {
         self.unconfirmed.iter().find(|entry| entry.token == token)?.send.receipt.as_deref()
     }
 
+    /// A SEND whose queue is away waits since then, or since before.
+    pub(super) fn wait_for_queue(&mut self, token: PublishToken, now: Instant) -> Option<Instant> {
+        let entry = self.unconfirmed.iter_mut().find(|entry| entry.token == token)?;
+        Some(*entry.send.waits_since.get_or_insert(now))
+    }
+
     pub(super) fn has_unconfirmed(&self) -> bool {
         !self.unconfirmed.is_empty()
     }
@@ -143,6 +151,7 @@ impl Session {
             tell: asked || receipt.is_some(),
             receipt,
             reply_queue,
+            waits_since: None,
         })
     }
 
@@ -267,6 +276,7 @@ impl Session {
     pub(super) fn handle_confirmed(&mut self, token: PublishToken) {
         let Some(entry) = self.publishing.take(token) else { return };
         self.stats.messages_confirmed += 1;
+        self.end_absence();
         self.confirm_time = Some(self.now.saturating_duration_since(entry.since));
         if let Some(receipt) = &entry.send.receipt {
             self.receipt(receipt);

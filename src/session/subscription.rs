@@ -383,7 +383,7 @@ impl Session {
             "subscription.cancelled",
             "Server cancelled subscription",
             format!("The server has canceled a subscription.\nNo more messages will be delivered for \"{shown}\".\n"),
-            "The queue was deleted, or the node that holds it is gone. Subscribe again.",
+            "The queue was deleted, or it was not durable and its node is gone. Subscribe again.",
         );
         let id = subscription.id.unwrap_or(subscription.destination);
         self.refuse(refusal.about_subscription(&id).closing(CloseCode::InternalError));

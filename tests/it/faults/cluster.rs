@@ -75,3 +75,53 @@ async fn synchronised(node: &Rabbit) {
     })
     .await;
 }
+
+/// Classic queues live on one node each. While it is away RabbitMQ cancels their consumers and returns what is sent to them.
+async fn load_classic(relay: &Relay, traffic: &mut Traffic) {
+    for number in 0..QUEUES {
+        let destination = format!("/queue/classic-{number}");
+        let acks = [Acks::Individual, Acks::Auto, Acks::Client][number % 3];
+        traffic.subscribe(relay.client().await, &destination, "", acks, Promise::All).await;
+        traffic.publish(relay.client().await, &destination, pace(20));
+    }
+    traffic.confirmed_more(500).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn classic_queues_wait_for_their_node() {
+    let _alone = alone().await;
+    let cluster = block_in_place(|| Cluster::start(3));
+    let relay = Relay::start_before(&cluster.uris(), "");
+    let mut traffic = Traffic::default();
+    load_classic(&relay, &mut traffic).await;
+    for (number, node) in cluster.nodes.iter().enumerate() {
+        block_in_place(|| if number == 1 { node.kill() } else { node.stop() });
+        block_in_place(|| node.restart());
+        // Each queue has to take some.
+        traffic.confirmed_more(QUEUES as u64 * 150).await;
+    }
+    assert!(failovers(&relay) >= 1, "the restarts were not felt");
+    assert_unharmed_but_late("restart of the nodes of classic queues", &traffic.finish().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn classic_queues_wait_for_a_node_that_the_relay_is_not_on() {
+    let _alone = alone().await;
+    let cluster = block_in_place(|| Cluster::start(3));
+    let relay = Relay::start_before(&cluster.uris()[..1], "");
+    for number in 0..QUEUES {
+        let admin = cluster.nodes[1 + number % 2].admin().await;
+        admin.queue(&format!("classic-{number}")).await;
+    }
+    let mut traffic = Traffic::default();
+    load_classic(&relay, &mut traffic).await;
+    for node in &cluster.nodes[1..] {
+        block_in_place(|| node.stop());
+        // Those of the other node go on.
+        traffic.confirmed_more(100).await;
+        block_in_place(|| node.restart());
+        traffic.confirmed_more(QUEUES as u64 * 150).await;
+    }
+    assert!(failovers(&relay) >= 1, "the restarts were not felt");
+    assert_unharmed_but_late("restart of nodes with classic queues, not the relay's", &traffic.finish().await);
+}

@@ -1,0 +1,48 @@
+//! What became of a queue that takes or gives no more messages: deleted, or on a node that is away.
+//!
+//! While a node of a cluster is down, RabbitMQ returns what is published to its classic queues and cancels their consumers, with
+//! the same words as for deleted ones. Only a declaration tells: `queue.declare` with `passive`, on a channel of its own.
+
+use super::link::Link;
+use super::subscribe::declare_passively;
+use crate::session::amqp::ShortText;
+use crate::session::event::Failure;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::task::JoinHandle;
+
+/// What RabbitMQ says of a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Whereabouts {
+    /// It is there and its node is not, so it comes back; or the link was lost and there is no answer.
+    Away(Failure),
+    /// There is no such queue, or nothing is known of it.
+    Missing,
+    There,
+}
+
+/// A question that RabbitMQ has not answered yet. It is answered in a task of its own: nobody may leave its channel half closed.
+pub(super) struct Inquiry(JoinHandle<Whereabouts>);
+
+impl Inquiry {
+    pub(super) fn begin(link: Arc<Link>, queue: ShortText) -> Inquiry {
+        Inquiry(tokio::spawn(async move {
+            if link.judge_names(|text| text.queue(&queue, &[])).is_err() {
+                return Whereabouts::Missing;
+            }
+            match declare_passively(&link, &queue).await {
+                Ok(()) => Whereabouts::There,
+                Err(failure) if failure.is_absence() || matches!(failure, Failure::LinkLost { .. }) => {
+                    Whereabouts::Away(failure)
+                }
+                Err(_) => Whereabouts::Missing,
+            }
+        }))
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Whereabouts> {
+        // It fails only when the runtime ends.
+        Poll::Ready(ready!(Pin::new(&mut self.0).poll(cx)).unwrap_or(Whereabouts::Missing))
+    }
+}
