@@ -128,7 +128,8 @@ async fn a_client_cannot_fill_the_audit_log() {
         audit.display().to_string()
     );
     let file = scratch.write("relay.toml", &settings);
-    let arguments = ["serve", "--config", file.to_str().unwrap(), "--listen", "ws://127.0.0.1:0/ws"];
+    let arguments =
+        ["serve", "--config", file.to_str().unwrap(), "--listen", "ws://127.0.0.1:0/ws", "--admin", "127.0.0.1:0"];
     let mut process = Process::start(&arguments, &[]);
     let mut client = Client::open(&process.ready().urls[0]).await;
     client.send(CONNECT).await;
@@ -155,7 +156,8 @@ async fn a_user_who_comes_from_elsewhere_is_told() {
         audit.display().to_string()
     );
     let file = scratch.write("relay.toml", &settings);
-    let arguments = ["serve", "--config", file.to_str().unwrap(), "--listen", "ws://127.0.0.1:0/ws"];
+    let arguments =
+        ["serve", "--config", file.to_str().unwrap(), "--listen", "ws://127.0.0.1:0/ws", "--admin", "127.0.0.1:0"];
     let mut process = Process::start(&arguments, &[]);
     let mut client = Client::open_with(&process.ready().urls[0], &[("X-Forwarded-For", "203.0.113.7")]).await;
     client.send(CONNECT).await;
