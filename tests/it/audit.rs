@@ -28,6 +28,18 @@ async fn until_told(file: &Path, event: &str, count: usize) -> Vec<Value> {
     lines(file)
 }
 
+/// A relay with an audit log, and further settings.
+fn start(scratch: &Scratch, more: &str) -> (Process, String) {
+    let (port, audit) = (Rabbit::shared().amqp_port(), scratch.path("audit.log").display().to_string());
+    let settings = format!("[broker]\nuris = [\"amqp://127.0.0.1:{port}\"]\n[log]\naudit_file = {audit:?}\n{more}");
+    let file = scratch.write("relay.toml", &settings);
+    let arguments =
+        ["serve", "--config", file.to_str().unwrap(), "--listen", "ws://127.0.0.1:0/ws", "--admin", "127.0.0.1:0"];
+    let mut process = Process::start(&arguments, &[]);
+    let url = process.ready().urls[0].clone();
+    (process, url)
+}
+
 #[tokio::test]
 async fn the_audit_log_tells_who_came_and_what_became_of_it() {
     let scratch = Scratch::new();
@@ -121,17 +133,9 @@ async fn the_audit_log_tells_who_came_and_what_became_of_it() {
 async fn a_client_cannot_fill_the_audit_log() {
     let scratch = Scratch::new();
     let audit = scratch.path("audit.log");
-    let settings = format!(
-        "[broker]\nuris = [\"amqp://127.0.0.1:{}\"]\n[log]\naudit_file = {:?}\n[stomp]\ncompatibility = \"rabbitmq\"\n\
-         [[rules]]\nsend = [\"/topic/open\"]\n",
-        Rabbit::shared().amqp_port(),
-        audit.display().to_string()
-    );
-    let file = scratch.write("relay.toml", &settings);
-    let arguments =
-        ["serve", "--config", file.to_str().unwrap(), "--listen", "ws://127.0.0.1:0/ws", "--admin", "127.0.0.1:0"];
-    let mut process = Process::start(&arguments, &[]);
-    let mut client = Client::open(&process.ready().urls[0]).await;
+    let settings = "[stomp]\ncompatibility = \"rabbitmq\"\n[[rules]]\nsend = [\"/topic/open\"]\n";
+    let (_process, url) = start(&scratch, settings);
+    let mut client = Client::open(&url).await;
     client.send(CONNECT).await;
     client.expect("CONNECTED").await;
     for _ in 0..1000 {
@@ -150,16 +154,8 @@ async fn a_client_cannot_fill_the_audit_log() {
 async fn a_user_who_comes_from_elsewhere_is_told() {
     let scratch = Scratch::new();
     let audit = scratch.path("audit.log");
-    let settings = format!(
-        "[broker]\nuris = [\"amqp://127.0.0.1:{}\"]\n[log]\naudit_file = {:?}\n[proxy]\ntrusted = [\"127.0.0.1/32\"]\n",
-        Rabbit::shared().amqp_port(),
-        audit.display().to_string()
-    );
-    let file = scratch.write("relay.toml", &settings);
-    let arguments =
-        ["serve", "--config", file.to_str().unwrap(), "--listen", "ws://127.0.0.1:0/ws", "--admin", "127.0.0.1:0"];
-    let mut process = Process::start(&arguments, &[]);
-    let mut client = Client::open_with(&process.ready().urls[0], &[("X-Forwarded-For", "203.0.113.7")]).await;
+    let (_process, url) = start(&scratch, "[proxy]\ntrusted = [\"127.0.0.1/32\"]\n");
+    let mut client = Client::open_with(&url, &[("X-Forwarded-For", "203.0.113.7")]).await;
     client.send(CONNECT).await;
     client.error("Bad CONNECT").await;
     client.closed().await;
