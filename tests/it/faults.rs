@@ -10,6 +10,7 @@ mod network;
 mod no_broker;
 mod removal;
 mod single_node;
+mod wire;
 
 use std::time::Duration;
 

@@ -20,6 +20,10 @@ pub enum Mode {
     Refuse,
     /// Takes everything and passes nothing on, both ways: a peer that is gone without a word.
     Swallow,
+    /// The same for what goes this way only.
+    SwallowFrom(Direction),
+    /// So many bytes a second each way, of each connection.
+    Throttle(u32),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +32,20 @@ pub enum Direction {
     ToServer,
 }
 
+/// Where a connection is cut: once, in the next piece with this pattern, after so many of its bytes.
+struct Trap {
+    direction: Direction,
+    pattern: Vec<u8>,
+    bytes: usize,
+}
+
 struct State {
     accepted: AtomicUsize,
     cuts: watch::Sender<usize>,
     garble: Mutex<Option<(Direction, Vec<u8>)>>,
     live: AtomicUsize,
     mode: watch::Sender<Mode>,
+    trap: Mutex<Option<Trap>>,
 }
 
 pub struct FaultProxy {
@@ -53,6 +65,7 @@ impl FaultProxy {
             garble: Mutex::new(None),
             live: AtomicUsize::new(0),
             mode: watch::Sender::new(Mode::Forward),
+            trap: Mutex::new(None),
         });
         let shared = state.clone();
         let task = tokio::spawn(async move {
@@ -90,6 +103,16 @@ impl FaultProxy {
         self.state.cuts.send_modify(|cuts| *cuts += 1);
     }
 
+    /// Cuts the connection whose next piece has `pattern` in it, once, when `bytes` of that piece have been passed on.
+    pub fn cut_within(&self, direction: Direction, pattern: &[u8], bytes: usize) {
+        *self.state.trap.lock().unwrap() = Some(Trap { direction, pattern: pattern.to_vec(), bytes });
+    }
+
+    /// Whether what [`FaultProxy::cut_within`] waits for has come.
+    pub fn has_cut(&self) -> bool {
+        self.state.trap.lock().unwrap().is_none()
+    }
+
     /// Puts bytes that are no AMQP frame in the place of every piece in which `pattern` passes; none: stops that.
     pub fn garble(&self, pattern: Option<(Direction, &[u8])>) {
         *self.state.garble.lock().unwrap() = pattern.map(|(direction, pattern)| (direction, pattern.to_vec()));
@@ -123,16 +146,24 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direct
         let bytes = match from.read(&mut buffer).await {
             Ok(0) | Err(_) => {
                 // The end is swallowed too.
-                let _ = state.mode.subscribe().wait_for(|mode| *mode != Mode::Swallow).await;
+                let _ = state.mode.subscribe().wait_for(|mode| !mode.swallows(direction)).await;
                 return;
             }
             Ok(bytes) => &buffer[..bytes],
         };
         let mode = *state.mode.borrow();
         match mode {
-            Mode::Swallow => continue,
+            mode if mode.swallows(direction) => continue,
             Mode::Delay(time) => tokio::time::sleep(time).await,
-            Mode::Forward | Mode::Refuse => {}
+            Mode::Throttle(rate) => {
+                tokio::time::sleep(Duration::from_secs_f64(bytes.len() as f64 / f64::from(rate))).await;
+            }
+            Mode::Forward | Mode::Refuse | Mode::Swallow | Mode::SwallowFrom(_) => {}
+        }
+        if let Some(part) = state.cuts_within(direction, bytes) {
+            // The other side may be gone already, which is what is wanted.
+            let _ = to.write_all(&bytes[..part]).await;
+            return;
         }
         let written =
             if state.garbles(direction, bytes) { to.write_all(&[9; 64]).await } else { to.write_all(bytes).await };
@@ -142,7 +173,22 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direct
     }
 }
 
+impl Mode {
+    fn swallows(self, direction: Direction) -> bool {
+        self == Mode::Swallow || self == Mode::SwallowFrom(direction)
+    }
+}
+
 impl State {
+    /// After how many of these bytes their connection is to be cut; then never again.
+    fn cuts_within(&self, direction: Direction, bytes: &[u8]) -> Option<usize> {
+        let mut trap = self.trap.lock().unwrap();
+        let found = trap.as_ref().is_some_and(|trap| {
+            trap.direction == direction && bytes.windows(trap.pattern.len()).any(|window| window == trap.pattern)
+        });
+        trap.take_if(|_| found).map(|trap| trap.bytes.min(bytes.len()))
+    }
+
     fn garbles(&self, direction: Direction, bytes: &[u8]) -> bool {
         let garble = self.garble.lock().unwrap();
         garble.as_ref().is_some_and(|(wanted, pattern)| {
