@@ -9,6 +9,7 @@ mod neighbours;
 mod network;
 mod no_broker;
 mod removal;
+mod replicas;
 mod single_node;
 mod wire;
 
