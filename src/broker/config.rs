@@ -20,6 +20,9 @@ pub(super) const SHARED_CONSUMERS_PER_CHANNEL_MAX: usize = 256;
 pub(super) const WORKBENCHES_MAX: usize = 8;
 /// Shared queues that wait before a further channel is opened for making them.
 pub(super) const WORKBENCH_QUEUE_MAX: usize = 4;
+/// How long what RabbitMQ permitted on a channel counts when shared subscriptions are made or proven: it remembers the latest
+/// twelve answers per channel for as long as that is busy.
+pub(super) const PERMISSION_AGE_MAX: Duration = Duration::from_secs(1);
 /// A shared queue without subscribers is deleted after this time.
 pub(super) const SHARED_LINGER: Duration = Duration::from_secs(2);
 /// Messages that wait for one subscriber of a shared queue.

@@ -209,7 +209,10 @@ impl ConsumeSide {
         if let Ok(BrokerEvent::Overflowed { key } | BrokerEvent::SubscriptionCancelled { key }) = &result {
             self.memberships.remove(key);
         }
-        Poll::Ready(result.map_err(|failure| (failure, Concern::Session)))
+        Poll::Ready(result.map_err(|(failure, key)| match failure {
+            Failure::Refused { .. } => (failure, Concern::Subscription(key)),
+            failure => (failure, Concern::Session),
+        }))
     }
 
     pub(super) fn poll_overflow(&mut self, cx: &mut Context<'_>) -> Poll<BrokerEvent> {

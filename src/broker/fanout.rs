@@ -2,6 +2,9 @@
 //!
 //! A message is put into the inbox of everyone who is a member at that moment, under one lock: so whoever joins an active
 //! fan-out gets every message from then on, and whoever leaves takes nothing from others.
+//!
+//! Sharing skips no permission: whoever joins an active fan-out waits for a proof, RabbitMQ's answer to a question about the
+//! binding that was asked after the join. Those who come at the same time share one. Asking is the hub channel's part.
 
 use super::hub::Place;
 use super::inbox::{End, Inbox, Intake, Parcel};
@@ -33,18 +36,42 @@ struct Members {
     deserted: Option<Instant>,
 }
 
+/// Numbers the questions about one binding, in the order in which they were begun; 0 is none.
+pub(super) type ProofNumber = u64;
+
+/// What RabbitMQ was asked about a binding, and what it said.
+#[derive(Debug, Default)]
+struct Proofs {
+    /// A question is to be asked for those who joined.
+    wanted: bool,
+    begun: ProofNumber,
+    /// The latest one that was answered well.
+    good: ProofNumber,
+    /// The latest one that has no answer, and why.
+    open: Option<(ProofNumber, Failure)>,
+    /// When the latest good one was asked.
+    at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct State {
+    proofs: Proofs,
+    stage: Stage,
+}
+
 pub(super) struct Fanout {
     pub(super) binding: Binding,
     pub(super) declaration: QueueDeclaration,
     pub(super) place: Arc<Place>,
     members: Mutex<Members>,
-    stage: watch::Sender<Stage>,
+    state: watch::Sender<State>,
 }
 
 impl Fanout {
     pub(super) fn new(binding: Binding, declaration: QueueDeclaration, place: Arc<Place>) -> Fanout {
         let members = Members { list: Vec::new(), deserted: None };
-        Fanout { binding, declaration, place, members: Mutex::new(members), stage: watch::Sender::new(Stage::Starting) }
+        let state = State { proofs: Proofs::default(), stage: Stage::Starting };
+        Fanout { binding, declaration, place, members: Mutex::new(members), state: watch::Sender::new(state) }
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {
@@ -63,7 +90,9 @@ impl Fanout {
         let mut members = self.members();
         members.list.push(Member { inbox: inbox.clone(), key });
         members.deserted = None;
-        Membership { fanout: self.clone(), inbox, key, _count: count }
+        drop(members);
+        let proof = self.want_proof();
+        Membership { fanout: self.clone(), inbox, key, proof, _count: count }
     }
 
     fn leave(&self, inbox: &Arc<Inbox>, key: SubscriptionKey) {
@@ -97,15 +126,76 @@ impl Fanout {
         reached
     }
 
-    pub(super) fn activate(&self, queue: ShortText) {
-        self.stage.send_replace(Stage::Active(queue));
+    /// Which proof a member that comes now has to wait for; 0 while the queue is being made, which proves the same.
+    fn want_proof(self: &Arc<Self>) -> ProofNumber {
+        let (mut number, mut ask) = (0, false);
+        self.state.send_if_modified(|state| {
+            if let Stage::Active(_) = state.stage {
+                number = state.proofs.begun + 1;
+                ask = !std::mem::replace(&mut state.proofs.wanted, true);
+            }
+            // Nobody waits for this.
+            false
+        });
+        if ask {
+            self.place.ask(self);
+        }
+        number
+    }
+
+    /// RabbitMQ is being asked from now on.
+    pub(super) fn begin_proof(&self) -> ProofNumber {
+        let mut number = 0;
+        self.state.send_if_modified(|State { proofs, .. }| {
+            proofs.wanted = false;
+            proofs.begun += 1;
+            number = proofs.begun;
+            false
+        });
+        number
+    }
+
+    /// RabbitMQ said that the binding may be and is. It may have judged the permission as early as `at`.
+    pub(super) fn proven(&self, number: ProofNumber, at: Instant) {
+        self.state.send_modify(|State { proofs, .. }| {
+            proofs.good = proofs.good.max(number);
+            proofs.at = proofs.at.max(Some(at));
+        });
+    }
+
+    /// There was no answer: those who wait for it are told, the others go on.
+    pub(super) fn unproven(&self, number: ProofNumber, failure: Failure) {
+        self.state.send_modify(|State { proofs, .. }| {
+            if proofs.open.as_ref().is_none_or(|(latest, _)| *latest < number) {
+                proofs.open = Some((number, failure));
+            }
+        });
+    }
+
+    /// When RabbitMQ last judged the binding; none before the queue was made.
+    pub(super) fn proven_at(&self) -> Option<Instant> {
+        self.state.borrow().proofs.at
+    }
+
+    /// `at` is when RabbitMQ was asked for the queue.
+    pub(super) fn activate(&self, queue: ShortText, at: Instant) {
+        self.state.send_modify(|state| {
+            state.stage = Stage::Active(queue);
+            state.proofs.at = Some(at);
+        });
+    }
+
+    fn end(&self, failure: Failure) -> Stage {
+        let mut before = Stage::Starting;
+        self.state.send_modify(|state| before = std::mem::replace(&mut state.stage, Stage::Ended(failure)));
+        before
     }
 
     /// The hub must not list this fan-out any more.
     pub(super) fn fail(&self, failure: Failure) {
         let members = std::mem::take(&mut self.members().list);
         // Those who still wait for the start learn it from there.
-        if let Stage::Active(_) = self.stage.send_replace(Stage::Ended(failure.clone())) {
+        if let Stage::Active(_) = self.end(failure.clone()) {
             members.iter().for_each(|member| member.inbox.end(member.key, End::Failed(failure.clone())));
         }
     }
@@ -114,7 +204,7 @@ impl Fanout {
     pub(super) fn cancel(&self) {
         let members = std::mem::take(&mut self.members().list);
         let reason = "the queue of a shared subscription was deleted".to_owned();
-        self.stage.send_replace(Stage::Ended(Failure::LinkLost { reason }));
+        self.end(Failure::LinkLost { reason });
         members.iter().for_each(|member| member.inbox.end(member.key, End::Cancelled));
     }
 }
@@ -124,19 +214,30 @@ pub(super) struct Membership {
     fanout: Arc<Fanout>,
     inbox: Arc<Inbox>,
     key: SubscriptionKey,
+    proof: ProofNumber,
     _count: Counted,
 }
 
 impl Membership {
-    /// Waits for the queue, which is there at once unless this is the first subscriber; returns its name.
+    /// Waits for the queue, or for the proof if it is there; returns its name.
     pub(super) async fn started(&self) -> Result<ShortText, Failure> {
-        let mut stage = self.fanout.stage.subscribe();
-        let started = stage.wait_for(|stage| !matches!(stage, Stage::Starting)).await;
-        match started.as_deref() {
-            Ok(Stage::Active(queue)) => Ok(queue.clone()),
-            Ok(Stage::Ended(failure)) => Err(failure.clone()),
-            // The sender is in the fan-out, which this holds.
-            Ok(Stage::Starting) | Err(_) => Err(Failure::LinkLost { reason: "the subscription ended".into() }),
+        let mut state = self.fanout.state.subscribe();
+        let started = state.wait_for(|state| self.verdict(state).is_some()).await;
+        let verdict = started.ok().and_then(|state| self.verdict(&state));
+        // The sender is in the fan-out, which this holds.
+        verdict.unwrap_or_else(|| Err(Failure::LinkLost { reason: "the subscription ended".into() }))
+    }
+
+    /// None as long as it is not known.
+    fn verdict(&self, State { proofs, stage }: &State) -> Option<Result<ShortText, Failure>> {
+        match stage {
+            Stage::Starting => None,
+            Stage::Ended(failure) => Some(Err(failure.clone())),
+            Stage::Active(queue) if proofs.good >= self.proof => Some(Ok(queue.clone())),
+            Stage::Active(_) => match &proofs.open {
+                Some((number, failure)) if *number >= self.proof => Some(Err(failure.clone())),
+                _ => None,
+            },
         }
     }
 }

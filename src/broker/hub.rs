@@ -1,7 +1,8 @@
 //! The shared subscriptions of one identity: which queue serves which binding, and which hub channel has it.
 //!
-//! The first subscriber of a binding has a queue made, those who come meanwhile wait for the same attempt, later ones join at
-//! once. A refusal is told to all who wait and is not remembered. The AMQP part is each hub channel's task.
+//! The first subscriber of a binding has a queue made, those who come meanwhile wait for the same attempt, later ones until
+//! RabbitMQ has been asked about the binding once more. A refusal is told to all who wait and is not remembered. The AMQP part
+//! is each hub channel's task.
 //!
 //! Locks are taken in this order: hub, fan-out, inbox.
 
@@ -31,9 +32,17 @@ impl Topic {
     }
 }
 
+/// What a hub channel has to do for a fan-out.
+pub(super) enum Errand {
+    Make(Arc<Fanout>),
+    /// RabbitMQ has to be asked about the binding, for those who joined.
+    Prove(Arc<Fanout>),
+}
+
 /// A hub channel as the hub and the fan-outs see it.
 pub(super) struct Place {
-    arrivals: mpsc::UnboundedSender<Arc<Fanout>>,
+    /// At most one of each kind per fan-out waits.
+    errands: mpsc::UnboundedSender<Errand>,
     /// Known when the channel is open.
     pub(super) link: OnceLock<Arc<Link>>,
     /// A fan-out of it has lost its last subscriber.
@@ -43,6 +52,11 @@ pub(super) struct Place {
 impl Place {
     fn is_usable(&self) -> bool {
         self.link.get().is_none_or(|link| link.is_usable())
+    }
+
+    pub(super) fn ask(&self, fanout: &Arc<Fanout>) {
+        // Fails only when the task has ended, which ends its fan-outs and so whoever waits.
+        let _ = self.errands.send(Errand::Prove(fanout.clone()));
     }
 }
 
@@ -88,8 +102,8 @@ impl SharedSubscribe {
         }
     }
 
-    /// Returns when every message from now on comes to `inbox`. Leaves again when what it returns, or its future, is
-    /// dropped.
+    /// Returns when every message from now on comes to `inbox`, and RabbitMQ has said since this was called that it may.
+    /// Leaves again when what it returns, or its future, is dropped.
     pub(super) async fn join(self, entry: Arc<Entry>, inbox: Arc<Inbox>) -> Result<(Membership, ShortText), Failure> {
         let membership = entry.hub().admit(&entry, self, inbox);
         let queue = membership.started().await?;
@@ -115,7 +129,7 @@ impl Hub {
         registry.fanouts.insert(topic, fanout.clone());
         let membership = fanout.join(inbox, key, overflow, count);
         // Fails only when the task has ended, which takes its place out of the registry first.
-        let _ = place.arrivals.send(fanout);
+        let _ = place.errands.send(Errand::Make(fanout));
         membership
     }
 
@@ -169,10 +183,10 @@ impl Registry {
             seats.taken += 1;
             return seats.place.clone();
         }
-        let (arrivals, arriving) = mpsc::unbounded_channel();
-        let place = Arc::new(Place { arrivals, link: OnceLock::new(), nudge: Notify::new() });
+        let (errands, coming) = mpsc::unbounded_channel();
+        let place = Arc::new(Place { errands, link: OnceLock::new(), nudge: Notify::new() });
         self.seats.push(Seats { place: place.clone(), taken: 1 });
-        tokio::spawn(hub_channel::run(entry.clone(), place.clone(), arriving));
+        tokio::spawn(hub_channel::run(entry.clone(), place.clone(), coming));
         place
     }
 

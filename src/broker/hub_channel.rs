@@ -9,12 +9,12 @@
 //! been acknowledged, and nothing more is handed out until they are answered, so that if one is refused nothing comes twice
 //! either. After any other loss what was handed out last may come again, flagged as redelivered.
 
-use super::config::{SETTLEMENTS_IN_FLIGHT_MAX, SHARED_LINGER, SHARED_PREFETCH};
+use super::config::{PERMISSION_AGE_MAX, SETTLEMENTS_IN_FLIGHT_MAX, SHARED_LINGER, SHARED_PREFETCH};
 use super::consume::{message, send};
 use super::convert::{header_bytes, short};
 use super::fanout::{Counted, Fanout};
 use super::fault::{Fault, within};
-use super::hub::Place;
+use super::hub::{Errand, Place};
 use super::inbox::Parcel;
 use super::link::{Leased, Role};
 use super::pool::Entry;
@@ -23,7 +23,7 @@ use super::quarantine::Company;
 use super::release::barrier_close;
 use super::settle::Ledger;
 use super::shared_consumer::{Item, QueueNumber, SharedConsumer};
-use super::workshop::{Prepared, Workshop};
+use super::workshop::{Prepared, Product, Proven, Request, Workshop};
 use crate::session::amqp::ShortText;
 use crate::session::command::Settlement;
 use crate::session::event::Failure;
@@ -42,18 +42,21 @@ use tracing::{debug, warn};
 /// Messages put into inboxes before other tasks get their turn, those that empty the inboxes among them.
 const INTAKES_PER_TURN: usize = 4096;
 
+/// RabbitMQ is asked about a binding in use when this part of `recheck` has passed since it last was.
+const REVIEW_SHARE: f64 = 0.9;
+
 /// Channels lost in a row, without a queue consumed in between, before all is given up. Each burns a channel number.
 const REOPENINGS_MAX: usize = 8;
 
 /// Serves the fan-outs of one place until it has none, or its link is lost.
-pub(super) async fn run(entry: Arc<Entry>, place: Arc<Place>, arrivals: mpsc::UnboundedReceiver<Arc<Fanout>>) {
+pub(super) async fn run(entry: Arc<Entry>, place: Arc<Place>, errands: mpsc::UnboundedReceiver<Errand>) {
     let channel = match open(&entry).await {
         Ok(channel) => channel,
         Err(failure) => return entry.hub().abandon(&place, &failure),
     };
     // It is set only here.
     let _ = place.link.set(channel.link.clone());
-    let mut hub_channel = HubChannel::new(entry, place, arrivals, channel);
+    let mut hub_channel = HubChannel::new(entry, place, errands, channel);
     if let Err(failure) = hub_channel.serve().await {
         debug!(?failure, "a hub channel was lost");
         hub_channel.entry.hub().abandon(&hub_channel.place, &failure);
@@ -77,6 +80,8 @@ async fn prefetch(channel: &Leased) -> Result<(), Failure> {
 }
 
 struct Queue {
+    /// When RabbitMQ was asked for it.
+    asked_at: Instant,
     fanout: Arc<Fanout>,
     name: ShortText,
     _count: Counted,
@@ -94,19 +99,21 @@ enum Redeliveries {
 }
 
 struct HubChannel {
-    arrivals: mpsc::UnboundedReceiver<Arc<Fanout>>,
     channel: Leased,
     consumers: SelectAll<SharedConsumer>,
     /// Nothing is handed out meanwhile.
     consuming: Option<BoxFuture<'static, Answers>>,
     entry: Arc<Entry>,
+    errands: mpsc::UnboundedReceiver<Errand>,
     ledger: Ledger,
     next: QueueNumber,
     place: Arc<Place>,
-    /// Queues to be consumed.
-    prepared: Vec<(Arc<Fanout>, ShortText)>,
+    /// Queues to be consumed, and when RabbitMQ was asked for them.
+    prepared: Vec<(Arc<Fanout>, ShortText, Instant)>,
     queues: BTreeMap<QueueNumber, Queue>,
     redeliveries: Redeliveries,
+    /// When the bindings are looked over again for those that RabbitMQ has to be asked about.
+    review_at: Option<Instant>,
     settling: FuturesUnordered<BoxFuture<'static, Result<(), Fault>>>,
     /// When the queues are looked over again for those without subscribers.
     sweep_at: Option<Instant>,
@@ -117,11 +124,11 @@ impl HubChannel {
     fn new(
         entry: Arc<Entry>,
         place: Arc<Place>,
-        arrivals: mpsc::UnboundedReceiver<Arc<Fanout>>,
+        errands: mpsc::UnboundedReceiver<Errand>,
         channel: Leased,
     ) -> HubChannel {
         HubChannel {
-            arrivals,
+            errands,
             workshop: Workshop::new(channel.link.clone(), entry.next_lease()),
             channel,
             consumers: SelectAll::new(),
@@ -133,6 +140,7 @@ impl HubChannel {
             prepared: Vec::new(),
             queues: BTreeMap::new(),
             redeliveries: Redeliveries::New,
+            review_at: None,
             settling: FuturesUnordered::new(),
             sweep_at: None,
         }
@@ -148,7 +156,8 @@ impl HubChannel {
                 return Ok(());
             }
             let hands_out = self.consuming.is_none();
-            let timer = [self.sweep_at.filter(|_| hands_out), self.workshop.idle_until()].into_iter().flatten().min();
+            let timers = [self.sweep_at.filter(|_| hands_out), self.review_at, self.workshop.idle_until()];
+            let timer = timers.into_iter().flatten().min();
             let timer = async {
                 match timer {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -157,8 +166,8 @@ impl HubChannel {
             };
             // Every branch is cancel-safe: what it did so far lives in the field that it borrows.
             tokio::select! {
-                Some(fanout) = self.arrivals.recv() => self.workshop.prepare(fanout),
-                prepared = self.workshop.next(), if self.workshop.is_at_work() => self.take(prepared),
+                Some(errand) = self.errands.recv() => self.receive(errand),
+                product = self.workshop.next(), if self.workshop.is_at_work() => self.take(product)?,
                 answers = async { self.consuming.as_mut().expect("checked by the branch's condition").await },
                     if !hands_out => {
                     self.consuming = None;
@@ -173,6 +182,7 @@ impl HubChannel {
                 () = self.place.nudge.notified() => self.sweep(),
                 () = timer => {
                     self.sweep();
+                    self.review();
                     self.workshop.clear();
                 }
             }
@@ -188,12 +198,68 @@ impl HubChannel {
             && self.entry.hub().leave_if_empty(&self.place)
     }
 
-    fn take(&mut self, prepared: Option<Prepared>) {
-        match prepared {
-            None => {}
-            Some(Prepared { fanout, queue: Ok(queue) }) => self.prepared.push((fanout, queue)),
-            Some(Prepared { fanout, queue: Err(failure) }) => self.entry.hub().fail(&fanout, failure),
+    fn receive(&mut self, errand: Errand) {
+        match errand {
+            Errand::Make(fanout) => self.workshop.request(Request::Prepare(fanout)),
+            // One that has no queue any more has ended, and so has whoever waits for it.
+            Errand::Prove(fanout) => {
+                if let Some((_, queue)) = self.queue_of(&fanout) {
+                    let name = queue.name.clone();
+                    self.workshop.request(Request::Prove(fanout, name));
+                }
+            }
         }
+    }
+
+    fn queue_of(&self, fanout: &Arc<Fanout>) -> Option<(QueueNumber, &Queue)> {
+        let queue = self.queues.iter().find(|(_, queue)| Arc::ptr_eq(&queue.fanout, fanout));
+        queue.map(|(number, queue)| (*number, queue))
+    }
+
+    fn take(&mut self, product: Option<Product>) -> Result<(), Failure> {
+        match product {
+            None => {}
+            Some(Product::Prepared(Prepared { fanout, queue: Ok((queue, at)) })) => {
+                self.prepared.push((fanout, queue, at))
+            }
+            Some(Product::Prepared(Prepared { fanout, queue: Err(failure) })) => {
+                self.entry.hub().fail(&fanout, failure)
+            }
+            Some(Product::Proven(Proven { fanout, number, since: Ok(since) })) => fanout.proven(number, since),
+            Some(Product::Proven(Proven { fanout, number, since: Err(failure) })) => match failure {
+                Failure::Refused { .. } => {
+                    if let Some((number, _)) = self.queue_of(&fanout) {
+                        self.refused(number, failure)?;
+                    }
+                }
+                failure => fanout.unproven(number, failure),
+            },
+        }
+        Ok(())
+    }
+
+    /// Has RabbitMQ asked about the bindings that it was not asked about for long, and that are in use.
+    fn review(&mut self) {
+        let now = Instant::now();
+        if self.review_at.is_none_or(|at| at > now) || !self.workshop.has_reviewed() {
+            return;
+        }
+        let every = self.review_interval();
+        self.review_at = None;
+        for queue in self.queues.values() {
+            let Some(at) = queue.fanout.proven_at() else { continue };
+            let due = at + every;
+            if due <= now && queue.fanout.deserted().is_none() {
+                self.workshop.review(queue.fanout.clone(), queue.name.clone());
+            }
+            let next = if due <= now { now + every } else { due };
+            self.review_at = Some(self.review_at.map_or(next, |other| other.min(next)));
+        }
+    }
+
+    /// A little less than the bound, so that the answers are there by then.
+    fn review_interval(&self) -> Duration {
+        self.entry.config().recheck.mul_f64(REVIEW_SHARE).max(PERMISSION_AGE_MAX / 2)
     }
 
     /// Asks for consumers of all queues that are ready, unless others are being asked for.
@@ -209,13 +275,13 @@ impl HubChannel {
             self.lost(fault).await?;
         }
         let mut asked = Vec::new();
-        for (fanout, name) in std::mem::take(&mut self.prepared) {
+        for (fanout, name, asked_at) in std::mem::take(&mut self.prepared) {
             let number = self.next;
             self.next += 1;
             let count = Counted::new(&self.entry.counts().shared_queues);
             let consumer = self.ask(number, &name);
             asked.push(async move { (number, consumer.await) });
-            self.queues.insert(number, Queue { fanout, name, _count: count });
+            self.queues.insert(number, Queue { asked_at, fanout, name, _count: count });
         }
         self.consuming = Some(Box::pin(join_all(asked)));
         Ok(())
@@ -235,7 +301,9 @@ impl HubChannel {
             self.lost(fault).await?;
         }
         for queue in numbers.iter().filter_map(|number| self.queues.get(number)) {
-            queue.fanout.activate(queue.name.clone());
+            queue.fanout.activate(queue.name.clone(), queue.asked_at);
+            let review_at = queue.asked_at + self.review_interval();
+            self.review_at = Some(self.review_at.map_or(review_at, |at| at.min(review_at)));
             if queue.fanout.deserted().is_some() {
                 self.sweep_at = Some(Instant::now());
             }
@@ -428,6 +496,6 @@ impl HubChannel {
             barrier_close(&self.channel.raw, &self.channel.link).await;
         }
         let made = self.queues.into_values().map(|queue| queue.name);
-        self.workshop.close(made.chain(self.prepared.into_iter().map(|(_, name)| name))).await;
+        self.workshop.close(made.chain(self.prepared.into_iter().map(|(_, name, _)| name))).await;
     }
 }

@@ -34,6 +34,9 @@ pub(super) enum End {
     Failed(Failure),
 }
 
+/// Why a subscription failed.
+pub(super) type Ended = (Failure, SubscriptionKey);
+
 /// Whether a subscription goes on after a message was put in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Intake {
@@ -144,7 +147,7 @@ impl Inbox {
     }
 
     /// The next event of any subscription; they take turns. An error ends the lease.
-    pub(super) fn poll(&self, cx: &mut Context<'_>, interest: Interest) -> Poll<Result<BrokerEvent, Failure>> {
+    pub(super) fn poll(&self, cx: &mut Context<'_>, interest: Interest) -> Poll<Result<BrokerEvent, Ended>> {
         let mut state = self.lock();
         if let Some(key) = state.overflowed.pop_front() {
             return Poll::Ready(Ok(BrokerEvent::Overflowed { key }));
@@ -191,7 +194,7 @@ impl State {
         }
     }
 
-    fn next(&mut self) -> Option<Result<BrokerEvent, Failure>> {
+    fn next(&mut self) -> Option<Result<BrokerEvent, Ended>> {
         while let Some(key) = self.turns.pop_front() {
             let Some(buffer) = self.buffers.get_mut(&key) else { continue };
             let event = buffer.next(key);
@@ -221,7 +224,7 @@ impl Buffer {
         }
     }
 
-    fn next(&mut self, key: SubscriptionKey) -> Option<Result<BrokerEvent, Failure>> {
+    fn next(&mut self, key: SubscriptionKey) -> Option<Result<BrokerEvent, Ended>> {
         if self.dropped > 0 {
             let messages = std::mem::take(&mut self.dropped);
             return Some(Ok(BrokerEvent::Dropped { key, messages }));
@@ -232,7 +235,7 @@ impl Buffer {
         }
         match self.end.take()? {
             End::Cancelled => Some(Ok(BrokerEvent::SubscriptionCancelled { key })),
-            End::Failed(failure) => Some(Err(failure)),
+            End::Failed(failure) => Some(Err((failure, key))),
         }
     }
 }

@@ -1,17 +1,20 @@
-//! The workbenches of one hub channel, and what waits for them: queues to be made and queues to be deleted.
+//! The workbenches of one hub channel, and what waits for them: queues to be made, bindings to be proven, queues to be deleted.
 //!
-//! Several queues are made at a time, each on a bench of its own, so that a refusal ends no other's work. Deletions go one
-//! after another: nobody waits for them. A bench that has had nothing to do for a while gives its channel back.
+//! Several queues are made at a time, each on a bench of its own, so that a refusal ends no other's work. Deletions and the
+//! proofs that nobody waits for go one after another. A bench that has had nothing to do for a while gives its channel back.
 //!
 //! Consumes nothing, and knows no subscriber.
 
 use super::config::{SHARED_LINGER, WORKBENCH_QUEUE_MAX, WORKBENCHES_MAX};
 use super::exclusive::LeaseId;
-use super::fanout::Fanout;
+use super::fanout::{Fanout, ProofNumber};
 use super::link::Link;
 use super::workbench::Workbench;
-use crate::session::amqp::ShortText;
+use crate::session::amqp::{QueueDeclaration, ShortText};
 use crate::session::event::Failure;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::VecDeque;
@@ -22,13 +25,35 @@ use tracing::warn;
 /// A queue that was asked for.
 pub(super) struct Prepared {
     pub(super) fanout: Arc<Fanout>,
-    pub(super) queue: Result<ShortText, Failure>,
+    /// Its name, and when RabbitMQ was asked for it.
+    pub(super) queue: Result<(ShortText, Instant), Failure>,
+}
+
+/// A binding that RabbitMQ was asked about.
+pub(super) struct Proven {
+    pub(super) fanout: Arc<Fanout>,
+    pub(super) number: ProofNumber,
+    /// Since when the answer holds.
+    pub(super) since: Result<Instant, Failure>,
+}
+
+pub(super) enum Product {
+    Prepared(Prepared),
+    Proven(Proven),
+}
+
+/// Work that somebody waits for.
+pub(super) enum Request {
+    Prepare(Arc<Fanout>),
+    Prove(Arc<Fanout>, ShortText),
 }
 
 enum Done {
     Cleared,
     Deleted,
-    Prepared(Prepared),
+    Made(Product),
+    /// Of the routine.
+    Reviewed(Proven),
 }
 
 pub(super) struct Workshop {
@@ -42,12 +67,25 @@ pub(super) struct Workshop {
     owner: LeaseId,
     /// Benches at work on `requests`.
     preparing: usize,
-    requests: VecDeque<Arc<Fanout>>,
+    requests: VecDeque<Request>,
+    /// Whether a bench is at work on the routine.
+    reviewing: bool,
+    /// Bindings with members that RabbitMQ has not been asked about for a while.
+    routine: VecDeque<(Arc<Fanout>, ShortText)>,
+    /// Never bound and never consumed: whether it may be read is what may be said of its siblings. Made by the first proof.
+    sample: QueueDeclaration,
     running: FuturesUnordered<BoxFuture<'static, (Workbench, Done)>>,
 }
 
 impl Workshop {
     pub(super) fn new(link: Arc<Link>, owner: LeaseId) -> Workshop {
+        let sample = QueueDeclaration {
+            arguments: Vec::new(),
+            auto_delete: false,
+            durable: false,
+            exclusive: true,
+            name: sample_name(),
+        };
         Workshop {
             deleting: false,
             deletions: VecDeque::new(),
@@ -57,13 +95,25 @@ impl Workshop {
             owner,
             preparing: 0,
             requests: VecDeque::new(),
+            reviewing: false,
+            routine: VecDeque::new(),
             running: FuturesUnordered::new(),
+            sample,
         }
     }
 
-    /// Has the queue of a fan-out made.
-    pub(super) fn prepare(&mut self, fanout: Arc<Fanout>) {
-        self.requests.push_back(fanout);
+    pub(super) fn request(&mut self, request: Request) {
+        self.requests.push_back(request);
+    }
+
+    /// Has RabbitMQ asked about a binding when nobody waits for anything.
+    pub(super) fn review(&mut self, fanout: Arc<Fanout>, queue: ShortText) {
+        self.routine.push_back((fanout, queue));
+    }
+
+    /// Whether all bindings that were given to [`Workshop::review`] have been begun.
+    pub(super) fn has_reviewed(&self) -> bool {
+        self.routine.is_empty()
     }
 
     pub(super) fn delete(&mut self, queue: ShortText) {
@@ -72,7 +122,8 @@ impl Workshop {
 
     /// Nothing is asked for and nothing is being done.
     pub(super) fn is_idle(&self) -> bool {
-        self.requests.is_empty() && self.deletions.is_empty() && self.running.is_empty()
+        let waiting = self.requests.is_empty() && self.routine.is_empty() && self.deletions.is_empty();
+        waiting && self.running.is_empty()
     }
 
     pub(super) fn is_at_work(&self) -> bool {
@@ -82,13 +133,32 @@ impl Workshop {
     /// Gives the benches work. `is_wanted` is asked about a fan-out just before its queue is made.
     pub(super) fn start(&mut self, is_wanted: impl Fn(&Arc<Fanout>) -> bool) {
         while let Some(bench) = self.bench_for_request() {
-            match std::iter::from_fn(|| self.requests.pop_front()).find(&is_wanted) {
+            let wanted = |request: &Request| match request {
+                Request::Prepare(fanout) => is_wanted(fanout),
+                // Whoever joins meanwhile waits for this very proof.
+                Request::Prove(..) => true,
+            };
+            match std::iter::from_fn(|| self.requests.pop_front()).find(wanted) {
                 None => self.idle.push(bench),
-                Some(fanout) => {
+                Some(Request::Prepare(fanout)) => {
                     self.preparing += 1;
                     self.running.push(Box::pin(prepare(bench, fanout)));
                 }
+                Some(Request::Prove(fanout, queue)) => {
+                    self.preparing += 1;
+                    let work = prove(bench, fanout, queue, self.sample.clone());
+                    self.running
+                        .push(Box::pin(work.map(|(bench, proven)| (bench, Done::Made(Product::Proven(proven))))));
+                }
             }
+        }
+        if !self.reviewing
+            && let Some((fanout, queue)) = self.routine.pop_front()
+        {
+            self.reviewing = true;
+            let bench = self.idle.pop().unwrap_or_else(|| self.new_bench());
+            let work = prove(bench, fanout, queue, self.sample.clone());
+            self.running.push(Box::pin(work.map(|(bench, proven)| (bench, Done::Reviewed(proven)))));
         }
         if !self.deleting
             && let Some(queue) = self.deletions.pop_front()
@@ -113,26 +183,30 @@ impl Workshop {
     }
 
     /// The next queue that was asked for. Pends while nothing is at work, and may be dropped at any time.
-    pub(super) async fn next(&mut self) -> Option<Prepared> {
+    pub(super) async fn next(&mut self) -> Option<Product> {
         let (bench, done) = self.running.next().await?;
         self.put_back(bench, done)
     }
 
-    fn put_back(&mut self, bench: Workbench, done: Done) -> Option<Prepared> {
-        let prepared = match done {
+    fn put_back(&mut self, bench: Workbench, done: Done) -> Option<Product> {
+        let product = match done {
             Done::Cleared => return None,
             Done::Deleted => {
                 self.deleting = false;
                 None
             }
-            Done::Prepared(prepared) => {
+            Done::Made(product) => {
                 self.preparing -= 1;
-                Some(prepared)
+                Some(product)
+            }
+            Done::Reviewed(proven) => {
+                self.reviewing = false;
+                Some(Product::Proven(proven))
             }
         };
         self.idle.push(bench);
         self.idle_until = Some(Instant::now() + SHARED_LINGER);
-        prepared
+        product
     }
 
     pub(super) fn idle_until(&self) -> Option<Instant> {
@@ -157,8 +231,13 @@ impl Workshop {
     pub(super) async fn close(mut self, queues: impl Iterator<Item = ShortText>) {
         let mut queues = queues.chain(self.deletions.drain(..)).collect::<Vec<_>>();
         while let Some((bench, done)) = self.running.next().await {
-            let prepared = self.put_back(bench, done);
-            queues.extend(prepared.and_then(|prepared| prepared.queue.ok()));
+            match self.put_back(bench, done) {
+                Some(Product::Prepared(Prepared { queue: Ok((queue, _)), .. })) => queues.push(queue),
+                Some(Product::Prepared(_) | Product::Proven(_)) | None => {}
+            }
+        }
+        if self.link.exclusive.created_by(self.owner).contains(&self.sample.name) {
+            queues.push(self.sample.name.clone());
         }
         if self.link.state().lost.is_some() {
             return;
@@ -176,9 +255,30 @@ impl Workshop {
     }
 }
 
+/// It has the form of the names of subscriptions that end with their session, so that it is permitted where they are, and nobody
+/// can guess it.
+fn sample_name() -> ShortText {
+    let mut random = [0; 11];
+    // aws-lc's generator seeds itself from the operating system and fails only if there is none.
+    let _ = aws_lc_rs::rand::fill(&mut random);
+    // 26 + 15 bytes, far below 255.
+    ShortText::new(format!("stomp-subscription-sample-{}", URL_SAFE_NO_PAD.encode(random))).unwrap_or_default()
+}
+
 async fn prepare(mut bench: Workbench, fanout: Arc<Fanout>) -> (Workbench, Done) {
     let queue = bench.prepare(&fanout.declaration, &fanout.binding).await;
-    (bench, Done::Prepared(Prepared { fanout, queue }))
+    (bench, Done::Made(Product::Prepared(Prepared { fanout, queue })))
+}
+
+async fn prove(
+    mut bench: Workbench,
+    fanout: Arc<Fanout>,
+    queue: ShortText,
+    sample: QueueDeclaration,
+) -> (Workbench, Proven) {
+    let number = fanout.begin_proof();
+    let since = bench.prove(&queue, &fanout.binding, &sample).await;
+    (bench, Proven { fanout, number, since })
 }
 
 async fn delete(mut bench: Workbench, queue: ShortText) -> (Workbench, Done) {

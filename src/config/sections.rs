@@ -203,7 +203,8 @@ section! {
         jwks_timeout: Duration = duration(milliseconds(10)..=minutes(1)), "5s";
         /// Users that only clients on this machine may log in as.
         loopback_users: Vec<String> = list(name(), ListMin::Zero), "guest";
-        /// RabbitMQ checks a login and passcode again at least this often while a connection of that login is shared.
+        /// RabbitMQ checks a login and passcode again at least this often while a connection of that login is shared, and the
+        /// binding of each shared subscription that is in use.
         recheck: Duration = duration(seconds(1)..=minutes(24 * 60)), "60s";
         /// A failed login is answered not before this time.
         failure_delay: Duration = duration(milliseconds(0)..=seconds(5)), "300ms";

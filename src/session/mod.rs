@@ -400,6 +400,10 @@ impl Session {
             Concern::Session => None,
         };
         let receipt = receipt.map(str::to_owned);
+        let ended = match concerns {
+            Concern::Subscription(key) => self.subscriptions.active_id(key).map(str::to_owned),
+            Concern::Declare(_) | Concern::Publish(_) | Concern::Session => None,
+        };
         let refusal = match failure {
             Failure::Refused { reply_code, reply_text } => Refusal::from_reply(reply_code, &reply_text),
             Failure::LinkLost { .. } | Failure::TimedOut { .. } => failover::connection_lost(),
@@ -420,6 +424,10 @@ impl Session {
                 "Connect again and repeat it with the same amqp-message-id.",
             )
             .closing(CloseCode::InternalError),
+        };
+        let refusal = match ended {
+            Some(id) => refusal.about_subscription(&id),
+            None => refusal,
         };
         self.refuse(refusal.about_receipt(receipt.as_deref()));
     }

@@ -114,6 +114,12 @@ impl Subscriptions {
         self.by_key.values().any(|subscription| subscription.queue.as_ref() == Some(queue))
     }
 
+    /// How an ERROR names a subscription that was well until now.
+    pub(super) fn active_id(&self, key: SubscriptionKey) -> Option<&str> {
+        let subscription = self.by_key.get(&key).filter(|subscription| subscription.stage == Stage::Active)?;
+        Some(subscription.id.as_deref().unwrap_or(&subscription.destination))
+    }
+
     /// The receipt of a SUBSCRIBE or UNSUBSCRIBE under way, for an ERROR that concerns it.
     pub(super) fn receipt(&self, key: SubscriptionKey) -> Option<&str> {
         match &self.by_key.get(&key)?.stage {

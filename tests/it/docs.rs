@@ -175,8 +175,15 @@ fn configuration_keys_in_pages_exist() {
 #[test]
 fn tests_named_by_the_guarantees_exist() {
     let page = read("docs/guarantees.md");
-    let folders =
-        ["tests/it", "tests/it/broker", "tests/it/failover_links", "tests/it/faults", "tests/it/plugin", "src/session"];
+    let folders = [
+        "tests/it",
+        "tests/it/broker",
+        "tests/it/failover_links",
+        "tests/it/faults",
+        "tests/it/plugin",
+        "tests/it/shared",
+        "src/session",
+    ];
     let sources: String = folders.iter().flat_map(|folder| files(folder, "rs")).collect();
     // Names of tests are sentences; keys, codes and headers have other signs in them.
     let names =

@@ -1,6 +1,7 @@
 //! Shared subscriptions: many subscribers of one binding are served from one queue, and notice nothing of each other.
 
 mod crowd;
+mod proof;
 
 use super::support::rabbit::{Rabbit, unique};
 use super::support::relay::Relay;
@@ -75,8 +76,10 @@ impl Place {
         self.rabbit.ctl(&["-p", &self.name, list, "--no-table-headers"]).lines().filter(|line| !line.is_empty()).count()
     }
 
+    /// Queues that are made for subscriptions.
     fn queues(&self) -> usize {
-        self.rows("list_queues")
+        let all = self.rabbit.ctl(&["-p", &self.name, "list_queues", "--no-table-headers", "name"]);
+        all.lines().filter(|name| !name.is_empty() && !name.contains("-sample-")).count()
     }
 
     fn consumers(&self) -> usize {
@@ -103,7 +106,7 @@ impl Place {
 
     async fn no_queues(&self) {
         let end = Instant::now() + PATIENCE;
-        while self.queues() > 0 {
+        while self.rows("list_queues") > 0 {
             assert!(Instant::now() < end, "queues are left");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }

@@ -159,9 +159,14 @@ impl Rabbit {
 
     /// A plain AMQP connection as guest, to look at things from the other side.
     pub async fn admin(&self) -> Admin {
-        let uri = format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.amqp_port);
+        self.admin_of("%2f", "guest", "guest").await
+    }
+
+    /// The same on another virtual host, as another user; none of them with characters that a URI would have encoded.
+    pub async fn admin_of(&self, vhost: &str, login: &str, passcode: &str) -> Admin {
+        let uri = format!("amqp://{login}:{passcode}@127.0.0.1:{}/{vhost}", self.amqp_port);
         let connection =
-            lapin::Connection::connect(&uri, lapin::ConnectionProperties::default()).await.expect("guest may connect");
+            lapin::Connection::connect(&uri, lapin::ConnectionProperties::default()).await.expect("it may connect");
         let channel = connection.create_channel().await.expect("a channel opens");
         Admin { _connection: connection, channel }
     }
