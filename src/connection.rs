@@ -227,15 +227,25 @@ impl Connection {
             let now = Instant::now();
             self.gauges.gauge(self.numbers());
             self.count();
-            if !self.socket_failed {
-                self.stall.observe(now, self.socket.queued_bytes(), self.socket.written_bytes());
-            }
+            self.observe_socket(now);
             let turn = self.wait(&mut sleep, &drain, drained).await;
             drained |= matches!(turn, Turn::Drain);
             if let Some(close) = self.handle_turn(turn) {
                 return close;
             }
         }
+    }
+
+    fn observe_socket(&mut self, now: Instant) {
+        if !self.socket_failed {
+            self.stall.observe(now, self.socket.queued_bytes(), self.socket.written_bytes());
+        }
+    }
+
+    /// A wait ends when all that is queued is written, not at each part of it: what was written meanwhile is seen here.
+    fn is_stalled(&mut self, now: Instant) -> bool {
+        self.observe_socket(now);
+        self.stall.is_over(now, self.config.write_timeout)
     }
 
     /// Waits for exactly one thing. Every branch is cancel-safe: what it did so far lives in the struct it borrows.
@@ -278,9 +288,7 @@ impl Connection {
         match turn {
             Turn::Again => None,
             Turn::Broker(event) => self.handle_broker(now, event),
-            Turn::Deadline if self.stall.is_over(now, self.config.write_timeout) => {
-                self.input(now, Input::WriteStalled)
-            }
+            Turn::Deadline if self.is_stalled(now) => self.input(now, Input::WriteStalled),
             Turn::Deadline => self.input(now, Input::Timeout),
             Turn::Drain => self.input(now, Input::Drain),
             Turn::Login(waited) => {

@@ -16,6 +16,11 @@ pub const BACKLOG: i32 = 1024;
 /// Silence after which the kernel probes whether the peer still exists.
 pub const KEEPALIVE: Duration = Duration::from_secs(60);
 
+/// Bytes of a client that the kernel holds and has not sent (Linux; elsewhere its own choice). Its buffer grows to 4 MiB and is
+/// offered again when a third of it is free: a client that reads steadily but slowly would look for a minute like one that does
+/// not read at all. So little is sent within a few seconds even at 16 KiB/s, and what is in flight is not bounded by it.
+pub const UNSENT_BYTES_MAX: u32 = 64 * 1024;
+
 /// Pause after an accept error that would come again at once, such as "too many open files".
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -42,13 +47,17 @@ pub fn adopt(socket: std::net::TcpListener) -> io::Result<TcpListener> {
     TcpListener::from_std(socket)
 }
 
-/// Sets the options of an accepted socket: no delay (frames are small and already batched) and keepalive.
+/// Sets the options of an accepted socket: no delay (frames are small and already batched), keepalive, and
+/// [`UNSENT_BYTES_MAX`].
 ///
 /// # Errors
 /// The socket is gone already.
 pub(super) fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
-    SockRef::from(socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4))
+    let socket = SockRef::from(socket);
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4))
 }
 
 /// What an accept loop does after an error.

@@ -11,6 +11,7 @@ mod no_broker;
 mod removal;
 mod replicas;
 mod single_node;
+mod stuck;
 mod wire;
 
 use std::time::Duration;
