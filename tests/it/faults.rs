@@ -8,6 +8,7 @@ mod descriptors;
 mod neighbours;
 mod network;
 mod no_broker;
+mod remains;
 mod removal;
 mod replicas;
 mod single_node;
