@@ -13,7 +13,7 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -23,6 +23,7 @@ use tracing::debug;
 use crate::broker::{Broker, BrokerStatus, Role};
 use crate::clients::Clients;
 use crate::metrics::Metrics;
+use crate::patience;
 use crate::readiness::Readiness;
 
 /// For a request's head, and between two requests.
@@ -169,7 +170,7 @@ pub async fn serve(socket: TcpListener, view: View, stopped: CancellationToken) 
         tokio::spawn(async move {
             let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &view))));
             let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
+                .timer(patience::HttpTimer)
                 .header_read_timeout(HEAD_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), service);
             if let Err(error) = connection.await {

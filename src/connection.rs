@@ -6,6 +6,7 @@
 //! Back-pressure needs no code of its own: when the session wants no frames, the socket is read up to a small bound and then
 //! left alone; when the socket does not take what is queued, deliveries stay at the broker.
 
+mod deadline;
 mod gauges;
 mod opening;
 mod quota;
@@ -113,6 +114,8 @@ struct Connection {
     /// What of the session's totals is in the metrics already.
     counted: Stats,
     gauges: Gauges,
+    /// Bytes of the client's that the session knows of.
+    heard: u64,
     logins: Logins,
     decoder: Decoder,
     lease: Option<Channel>,
@@ -130,6 +133,8 @@ struct Connection {
     /// Of the audit log.
     quota: Quota,
     refresh: Option<Refresh>,
+    /// No deadline is judged before: the relay woke up late.
+    second_look: Option<Instant>,
     session: Session,
     /// What clients are served with that come now. A client that is in gets the rules of that, and has new tokens judged by it.
     settings: watch::Receiver<Arc<ConnectionConfig>>,
@@ -250,8 +255,7 @@ impl Connection {
 
     /// Waits for exactly one thing. Every branch is cancel-safe: what it did so far lives in the struct it borrows.
     async fn wait(&mut self, sleep: &mut Pin<&mut Sleep>, drain: &CancellationToken, drained: bool) -> Turn {
-        let deadline = [self.session.poll_timeout(), self.stall.deadline(self.config.write_timeout)];
-        if let Some(deadline) = deadline.into_iter().flatten().min() {
+        if let Some(deadline) = self.deadline() {
             let deadline = tokio::time::Instant::from_std(deadline);
             if sleep.deadline() != deadline {
                 sleep.as_mut().reset(deadline);
@@ -288,16 +292,9 @@ impl Connection {
         match turn {
             Turn::Again => None,
             Turn::Broker(event) => self.handle_broker(now, event),
-            Turn::Deadline if self.is_stalled(now) => self.input(now, Input::WriteStalled),
-            Turn::Deadline => self.input(now, Input::Timeout),
+            Turn::Deadline => self.handle_deadline(now),
             Turn::Drain => self.input(now, Input::Drain),
-            Turn::Login(waited) => {
-                self.login = None;
-                match waited {
-                    Waited::Login(result) => self.handle_login(now, result),
-                    Waited::Renewal(result) => self.handle_renewal(now, result),
-                }
-            }
+            Turn::Login(waited) => self.handle_waited(now, waited),
             Turn::Reconfigured => self.reconfigure(),
             Turn::Refreshed(result) => {
                 self.refresh = None;
@@ -328,6 +325,14 @@ impl Connection {
             next = self.lease.as_mut().filter(|_| more).and_then(|lease| lease.next_event().now_or_never());
         }
         None
+    }
+
+    fn handle_waited(&mut self, now: Instant, waited: Waited) -> Option<Close> {
+        self.login = None;
+        match waited {
+            Waited::Login(result) => self.handle_login(now, result),
+            Waited::Renewal(result) => self.handle_renewal(now, result),
+        }
     }
 
     fn handle_login(&mut self, now: Instant, result: Login) -> Option<Close> {
@@ -403,6 +408,7 @@ impl Connection {
     }
 
     fn handle_incoming(&mut self, now: Instant, incoming: Incoming) -> Option<Close> {
+        self.heard = self.socket.read_bytes();
         match incoming {
             Incoming::Activity => self.input(now, Input::Received),
             Incoming::Pong => {

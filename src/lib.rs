@@ -9,7 +9,7 @@
 //! 5  server  explain                         bind, accept, drain, reload; what becomes of one frame
 //! 4  config  admin  readiness  connection  login   connection: where transport, codec, session and broker channel meet
 //! 3  listener  broker  auth  dev_cert        adapters: each knows one outside world, none knows another
-//! 2  metrics  clients  audit                 what is counted; who is connected, and the cap; what is put on record
+//! 2  metrics  clients  audit  patience       what is counted; who is connected, and the cap; what is put on record; deadlines
 //! 1  session                                 pure state machine: frames in, commands out; broker events in, frames out
 //! 0  stomp  rate                             pure codec: std, bytes, itoa, memchr, thiserror; token buckets
 //! ```
@@ -29,6 +29,7 @@ pub mod explain;
 pub mod listener;
 pub mod login;
 pub mod metrics;
+pub mod patience;
 pub mod rate;
 pub mod readiness;
 pub mod server;

@@ -92,7 +92,7 @@ impl Fetcher {
             let stream = TlsConnector::from(self.tls.clone()).connect(name, socket).await.map_err(cannot)?;
             request(stream, url).await
         };
-        let result = tokio::time::timeout(self.timeout, work).await;
+        let result = crate::patience::timeout(self.timeout, work).await;
         let result = result.unwrap_or_else(|_| Err(format!("no whole answer within {:?}", self.timeout)));
         result.map_err(|reason| format!("{url}: {reason}"))
     }

@@ -12,17 +12,17 @@ use super::pool::{Entry, LinkSecret};
 use super::publish::PublishSide;
 use super::quarantine::{self, Past, Record};
 use super::release::Remains;
+use crate::patience::{self, Timer};
 use crate::session::amqp::ShortText;
 use crate::session::command::BrokerCommand;
 use crate::session::event::{BrokerEvent, BrokerInfo, Concern, Failure, LoginFailure};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tracing::warn;
 
 pub struct Channel {
@@ -43,7 +43,7 @@ pub struct Channel {
 enum Phase {
     Open,
     /// `Close` was given; what was given before is being finished, at most until the timer that the next poll starts.
-    Finishing(Option<Pin<Box<Sleep>>>),
+    Finishing(Option<Timer>),
     Releasing(BoxFuture<'static, Result<(), Failure>>),
     /// Lost, and whether this session is to blame is not known yet.
     Judging(BoxFuture<'static, Ending>),
@@ -143,7 +143,7 @@ impl Channel {
             }
         };
         // Past the deadline `self` is dropped, which releases in the background.
-        let _ = tokio::time::timeout(limit, end).await;
+        let _ = patience::timeout(limit, end).await;
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<BrokerEvent> {
@@ -182,7 +182,7 @@ impl Channel {
                 return self.poll_event(cx);
             }
             let limit = self.confirm_timeout + self.operation_timeout;
-            let deadline = deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+            let deadline = deadline.get_or_insert_with(|| Timer::until(Instant::now() + limit));
             if deadline.poll_unpin(cx).is_ready() {
                 self.fail((Failure::TimedOut { step: "close" }, Concern::Session));
             }

@@ -10,6 +10,7 @@ use super::nodes::{Endpoint, Nodes};
 use super::runtime;
 use super::stream::{GuardedStream, KillSwitch, Transport};
 use super::wire::{Phase, Wire};
+use crate::patience::{self, timeout_at};
 use crate::session::amqp::SHORT_TEXT_BYTES_MAX;
 use crate::session::command::Credentials;
 use crate::session::event::LoginFailure;
@@ -21,7 +22,7 @@ use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tracing::info;
 
 const ACCESS_REFUSED: u16 = 403;
@@ -197,7 +198,7 @@ pub(super) async fn probe(config: &BrokerConfig, endpoint: &Endpoint) -> Result<
         transport.read_exact(&mut head).await?;
         Ok::<_, io::Error>(head[0] == 1 && head[7..] == [0, 10, 0, 10])
     };
-    match tokio::time::timeout(config.connect_timeout, answer).await {
+    match patience::timeout(config.connect_timeout, answer).await {
         Ok(Ok(true)) => Ok(()),
         Ok(Ok(false)) => Err(format!("{name}: {NOT_AMQP}")),
         Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Err(format!("{name}: {NOT_AMQP}")),

@@ -1,6 +1,7 @@
 //! What went wrong on a channel, in the session's words; and the deadline around every wait for lapin.
 
 use super::wire::Refusal;
+use crate::patience;
 use crate::session::event::Failure;
 use lapin::ErrorKind;
 use lapin::protocol::AMQPErrorKind;
@@ -12,7 +13,7 @@ pub(super) async fn within<T>(
     step: &'static str,
     work: impl Future<Output = lapin::Result<T>>,
 ) -> Result<T, Fault> {
-    match tokio::time::timeout(limit, work).await {
+    match patience::timeout(limit, work).await {
         Ok(result) => result.map_err(Fault::Lapin),
         Err(_) => Err(Fault::TimedOut(step)),
     }

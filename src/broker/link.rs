@@ -13,6 +13,7 @@ use super::quarantine::{Company, Seclusion};
 use super::reply_text::ReplyText;
 use super::stream::KillSwitch;
 use super::wire::{Refusal, Wire};
+use crate::patience::Timer;
 use crate::session::event::Failure;
 use futures_util::StreamExt;
 use lapin::Event;
@@ -320,7 +321,7 @@ impl Link {
             return std::future::pending().await;
         }
         while let Some(left) = limit.checked_sub(self.wire.silence()) {
-            tokio::time::sleep(left.max(SILENCE_GRAIN)).await;
+            Timer::until(Instant::now() + left.max(SILENCE_GRAIN)).await;
         }
     }
 

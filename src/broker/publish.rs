@@ -19,6 +19,7 @@ use super::proving::{Admission, Proving};
 use super::quarantine::Suspicion;
 use super::release::{PublishRemains, Remains};
 use super::watch::LinkWatch;
+use crate::patience::Timer;
 use crate::session::command::{Outgoing, Publish};
 use crate::session::event::{BrokerEvent, Concern, Failure, LoginFailure};
 use futures_util::FutureExt;
@@ -116,7 +117,7 @@ pub(super) struct PublishSide {
     proving: Proving,
     queue: VecDeque<Publish>,
     retry: Option<Pin<Box<Sleep>>>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Timer>,
     unblocked_at: Instant,
     unconfirmed: VecDeque<Unconfirmed>,
     suspicion: Suspicion,
@@ -357,18 +358,18 @@ impl PublishSide {
         let (at, step, meta) = write.into_iter().chain(confirm).min_by_key(|(at, ..)| *at)?;
         let token = meta.publish.token;
         // Progress does not move the timer: it may fire early, and is set again then.
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        let timer = self.timer.get_or_insert_with(|| Timer::until(at));
         if at < timer.deadline() {
-            timer.as_mut().reset(at);
+            timer.reset(at);
         }
-        while timer.poll_unpin(cx).is_ready() {
+        loop {
+            if timer.poll_unpin(cx).is_pending() {
+                return None;
+            }
             if timer.deadline() >= at {
                 break;
             }
-            timer.as_mut().reset(at);
-        }
-        if Instant::now() < at {
-            return None;
+            timer.reset(at);
         }
         // The link may be well: a queue without its majority does not confirm either.
         if step == CONFIRM {

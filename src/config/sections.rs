@@ -254,7 +254,7 @@ section! {
         header_line_bytes_max: usize = size(256..=mib(1)), "10KiB";
         /// Shortest heart-beat interval that is negotiated; a client that asks for a shorter one gets this.
         heartbeat_min: Duration = duration(milliseconds(10)..=minutes(60)), "1s";
-        /// A client is taken for dead after this many of its heart-beat intervals in silence.
+        /// A client is asked by a ping after this many of its heart-beat intervals in silence.
         heartbeat_tolerance: f64 = factor(1.0..=10.0), "2.0";
     }
 }

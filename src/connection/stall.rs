@@ -22,6 +22,11 @@ impl Stall {
         self.written = written;
     }
 
+    /// The time counts anew.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.since = self.since.map(|_| now);
+    }
+
     pub(super) fn deadline(&self, timeout: Duration) -> Option<Instant> {
         Some(self.since? + timeout)
     }

@@ -22,7 +22,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -34,6 +34,7 @@ use super::presented::Presented;
 use super::source::Source;
 use super::stream::Stream;
 use super::{ListenerConfig, Security, StaticRoot, forwarded, refusals, stopped};
+use crate::patience;
 
 /// Header lines of one request; more are answered with 431.
 const HEADERS_MAX: usize = 64;
@@ -108,14 +109,14 @@ async fn serve_requests<G: Gate>(
         async move { Ok::<_, Infallible>(answer(request, &visit).await) }
     });
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(patience::HttpTimer)
         .header_read_timeout(config.head_timeout)
         .max_buf_size(config.head_bytes_max.max(HEAD_BYTES_MIN))
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let life = tokio::time::timeout(visit.gate.http_life(), async {
+    let life = patience::timeout(visit.gate.http_life(), async {
         tokio::select! {
             result = connection.as_mut() => return result,
             () = stopped(stop) => connection.as_mut().graceful_shutdown(),

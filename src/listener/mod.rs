@@ -46,6 +46,7 @@ pub use self::source::{ProxyConfig, Source};
 use self::stream::Stream;
 pub use self::tls::ClientCertificate;
 pub use self::websocket::{Opcode, Read, WebSocket, WebSocketConfig, Write};
+use crate::patience;
 
 /// How one listening socket treats its clients.
 #[derive(Clone, Debug)]
@@ -158,7 +159,7 @@ async fn enter<G: Gate>(
 ) -> Option<(Stream, Source, Option<ClientCertificate>)> {
     let mut source = Source::direct(peer, &config.proxy);
     if config.proxy.speaks_proxy_protocol(source.client()) {
-        let announced = tokio::time::timeout(config.head_timeout, proxy_protocol::read(&mut socket)).await;
+        let announced = patience::timeout(config.head_timeout, proxy_protocol::read(&mut socket)).await;
         match announced {
             Ok(Ok(Some(client))) => source = source.behind(client),
             Ok(Ok(None)) => {}
@@ -187,7 +188,7 @@ async fn secure(
     config: &ListenerConfig,
 ) -> Option<(Stream, Option<ClientCertificate>)> {
     let Some(tls) = &config.tls else {
-        return match tokio::time::timeout(config.head_timeout, tls::is_handshake(&socket)).await {
+        return match patience::timeout(config.head_timeout, tls::is_handshake(&socket)).await {
             Ok(Ok(false)) => Some((Stream::Plain(socket), None)),
             Ok(Ok(true)) => {
                 debug!(%peer, "a client speaks TLS to a port without: connect with http:// or ws://");

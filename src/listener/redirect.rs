@@ -12,12 +12,13 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, LOCATION, X_
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::pages;
+use crate::patience;
 
 /// Header lines of a request; more are answered with 431.
 const HEADERS_MAX: usize = 64;
@@ -42,14 +43,14 @@ pub struct RedirectConfig {
 pub async fn redirect_connection(socket: TcpStream, peer: SocketAddr, config: RedirectConfig, stop: CancellationToken) {
     let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, config.port))));
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(patience::HttpTimer)
         .header_read_timeout(config.head_timeout)
         .max_buf_size(config.head_bytes_max.max(super::http::HEAD_BYTES_MIN))
         .max_headers(HEADERS_MAX)
         .keep_alive(false)
         .serve_connection(TokioIo::new(socket), service);
     tokio::select! {
-        result = tokio::time::timeout(config.head_timeout + ANSWER_TIMEOUT, connection) => {
+        result = patience::timeout(config.head_timeout + ANSWER_TIMEOUT, connection) => {
             if let Ok(Err(error)) = result {
                 debug!(%peer, %error, "request for a redirect failed");
             }

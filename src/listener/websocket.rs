@@ -22,6 +22,7 @@ use tokio_tungstenite::tungstenite::{Error as ProtocolFailure, Message};
 use super::event::{DriveError, Event, Incoming, ReceiveError, SendError};
 use super::outgoing::{Messages, Outgoing};
 use super::stream::Stream;
+use crate::patience;
 
 /// Bytes read from the socket at once. The buffer is touched in full by the first read of each session, so it decides
 /// the memory of an idle one; small messages are no slower with it than with a larger one.
@@ -82,6 +83,7 @@ pub struct WebSocket {
     protocol: WebSocketContext,
     outgoing: Outgoing,
     opcode: Opcode,
+    read: u64,
     receiving: Receiving,
     /// Bytes were written to the stream but it was not flushed yet (TLS keeps records of its own).
     unflushed: bool,
@@ -119,6 +121,7 @@ impl WebSocket {
             protocol: WebSocketContext::from_partially_read(read_ahead.to_vec(), Role::Server, Some(limits)),
             outgoing: Outgoing::default(),
             opcode: config.opcode,
+            read: 0,
             receiving: Receiving::Open,
             unflushed: false,
             flush_owed: false,
@@ -164,6 +167,11 @@ impl WebSocket {
         self.outgoing.written_bytes()
     }
 
+    /// Bytes that came since the beginning, those of a message included that is not complete.
+    pub fn read_bytes(&self) -> u64 {
+        self.read
+    }
+
     /// Reads and writes at once until there is something to tell. A peer that does not read does not stop us from
     /// reading what it sends, and the other way round. `Flushed` comes once after all that was queued is written; with
     /// nothing queued, `Write::Yes` waits quietly. Without `Read::Yes` and with nothing to write it never returns.
@@ -203,7 +211,7 @@ impl WebSocket {
     /// close is answered. `reason` is cut to 123 bytes at a character boundary.
     pub async fn close(mut self, code: u16, reason: &str, deadline: Duration) {
         // An error here means that the peer is gone, a timeout that it does not care: both end the connection.
-        let _ = tokio::time::timeout(deadline, self.finish(code, reason)).await;
+        let _ = patience::timeout(deadline, self.finish(code, reason)).await;
     }
 
     async fn finish(&mut self, code: u16, reason: &str) -> io::Result<()> {
@@ -308,7 +316,8 @@ impl WebSocket {
         if self.receiving != Receiving::Open {
             return Poll::Ready(Ok(Incoming::Closed { code: None }));
         }
-        let mut duplex = Duplex { stream: &mut self.stream, cx, control: ControlSink(&mut self.outgoing) };
+        let mut duplex =
+            Duplex { stream: &mut self.stream, cx, read: &mut self.read, control: ControlSink(&mut self.outgoing) };
         let result = match self.protocol.read(&mut duplex) {
             Ok(Message::Text(text)) => Ok(Incoming::Data(text.into())),
             Ok(Message::Binary(bytes)) => Ok(Incoming::Data(bytes)),
@@ -383,6 +392,7 @@ fn cut(text: &str, max: usize) -> &str {
 struct Duplex<'a, 'b> {
     stream: &'a mut Stream,
     cx: &'a mut Context<'b>,
+    read: &'a mut u64,
     control: ControlSink<'a>,
 }
 
@@ -390,7 +400,10 @@ impl io::Read for Duplex<'_, '_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let mut buffer = ReadBuf::new(bytes);
         match Pin::new(&mut *self.stream).poll_read(self.cx, &mut buffer) {
-            Poll::Ready(Ok(())) => Ok(buffer.filled().len()),
+            Poll::Ready(Ok(())) => {
+                *self.read += buffer.filled().len() as u64;
+                Ok(buffer.filled().len())
+            }
             Poll::Ready(Err(error)) => Err(error),
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }

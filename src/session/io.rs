@@ -34,8 +34,10 @@ pub enum Input {
     RulesReplaced(Arc<RuleSet>),
     /// The client is gone, and everything it sent before has been handed over.
     TransportClosed,
-    /// The deadline of `poll_timeout` has come.
+    /// The deadline of `poll_timeout` has come, and whatever had come before it was handed over.
     Timeout,
+    /// The client's silence says nothing: the relay was not listening, or what it wrote is still on its way out.
+    Unheard,
     /// The WebSocket can't be read any further: a message over the limit, a violated protocol.
     Unreadable {
         close: CloseCode,

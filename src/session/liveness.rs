@@ -2,7 +2,8 @@
 //! Times come in as parameters; nothing here reads a clock.
 //!
 //! Pings go out whatever the heart-beats are, and a pong counts as life: browsers slow the timers of hidden tabs down, so
-//! that a healthy page may be late with its heart-beats but still answers pings.
+//! that a healthy page may be late with its heart-beats but still answers pings. So a heart-beat that does not come is a
+//! reason to ask, and only a ping without an answer says that the client is gone.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +12,6 @@ use crate::stomp::heartbeat::Heartbeats;
 /// What is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
-    /// Nothing came from the client for its heart-beat interval times the tolerance.
-    HeartbeatMissed {
-        silence: Duration,
-    },
     /// Nothing came from the client after a ping, not even the pong.
     PongMissed {
         silence: Duration,
@@ -25,7 +22,7 @@ pub(super) enum Due {
 
 #[derive(Debug)]
 pub(super) struct Liveness {
-    /// Silence after which the client's heart-beat is missed; worked out once, it is asked for with every frame.
+    /// Silence after which the client is asked because its heart-beat is missing; worked out once, it is asked for with every frame.
     expect_within: Option<Duration>,
     last_ping: Instant,
     last_received: Instant,
@@ -72,25 +69,18 @@ impl Liveness {
     /// The earliest time at which `poll` may have something.
     pub(super) fn deadline(&self) -> Instant {
         let beat = self.send_after.map(|silence| self.last_sent + silence);
-        let missed = self.expect_within.map(|silence| self.last_received + silence);
         let ping = match self.pinged {
             Some(pinged) => pinged + self.pong_timeout,
             None => self.ping_due(),
         };
-        [beat, missed].into_iter().flatten().fold(ping, Instant::min)
+        beat.map_or(ping, |beat| beat.min(ping))
     }
 
     /// What is due now, one at a time; call again until there is nothing.
     pub(super) fn poll(&mut self, now: Instant) -> Option<Due> {
-        let silence = now.saturating_duration_since(self.last_received);
-        if let Some(within) = self.expect_within
-            && silence >= within
-        {
-            return Some(Due::HeartbeatMissed { silence });
-        }
         if let Some(pinged) = self.pinged {
             if now >= pinged + self.pong_timeout {
-                return Some(Due::PongMissed { silence });
+                return Some(Due::PongMissed { silence: now.saturating_duration_since(self.last_received) });
             }
         } else if now >= self.ping_due() {
             self.pinged = Some(now);
@@ -107,7 +97,11 @@ impl Liveness {
     }
 
     fn ping_due(&self) -> Instant {
-        self.last_received.min(self.last_sent).max(self.last_ping) + self.ping_interval
+        let quiet = self.last_received.min(self.last_sent).max(self.last_ping) + self.ping_interval;
+        match self.expect_within {
+            Some(within) => quiet.min(self.last_received + within),
+            None => quiet,
+        }
     }
 }
 

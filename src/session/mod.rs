@@ -13,6 +13,7 @@ pub mod amqp;
 mod blocked;
 pub mod command;
 pub mod config;
+mod deadlines;
 pub mod destination;
 pub mod event;
 mod expiry;
@@ -52,7 +53,7 @@ use failover::{Missing, Outage};
 use identity::Identity;
 use io::{Input, Output};
 use ledger::{CumulativeScope, Ledger};
-use liveness::{Due, Liveness};
+use liveness::Liveness;
 use proof::Evidence;
 use publish::Publishing;
 use queue::{FlagEra, QueueRules};
@@ -188,6 +189,7 @@ impl Session {
             Input::RulesReplaced(rules) => self.replace_rules(rules),
             Input::Timeout => self.handle_timeout(),
             Input::TransportClosed => self.handle_transport_closed(),
+            Input::Unheard => self.handle_unheard(),
             Input::Unreadable { close, reason } => self.handle_unreadable(close, reason),
             Input::WriteStalled => self.end(Close::new(CloseCode::SlowConsumer, "session.slow_consumer: not reading")),
         }
@@ -204,25 +206,6 @@ impl Session {
             self.outputs.shrink_to(OUTPUTS_KEPT);
         }
         output
-    }
-
-    /// When `Input::Timeout` is due. None only when the session has ended.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        match &self.state {
-            State::AwaitConnect { deadline, .. } | State::LoggingIn { deadline, .. } => {
-                Some((*deadline).min(self.liveness.deadline()))
-            }
-            State::Ended => None,
-            State::Leaving { deadline, .. } => {
-                let deadline = self.identity.expires_at.map_or(*deadline, |expiry| expiry.min(*deadline));
-                Some(deadline.min(self.liveness.deadline()))
-            }
-            State::Open { .. } | State::Suspended { .. } => {
-                let give_up_at = self.outage.map(|outage| outage.give_up_at);
-                let others = [give_up_at, self.blocked_deadline(), self.throttle.until(), self.identity.expires_at];
-                Some(others.into_iter().flatten().fold(self.liveness.deadline(), Instant::min))
-            }
-        }
     }
 
     /// Whether the next frame may be read. While not, the socket is left alone and the client's silence is not judged.
@@ -448,54 +431,6 @@ impl Session {
             "A frame is a command line, header lines, an empty line, the body and a NUL byte.",
         );
         self.refuse(refusal.closing(CloseCode::InvalidFrame));
-    }
-
-    fn handle_timeout(&mut self) {
-        match &self.state {
-            State::AwaitConnect { deadline, .. } | State::LoggingIn { deadline, .. } if self.now >= *deadline => {
-                let seconds = self.config.login_timeout.as_secs_f32();
-                let refusal = Refusal::fatal(
-                    "connect.timeout",
-                    "Login timeout",
-                    format!("no successful CONNECT within {seconds} s\n"),
-                    "Send CONNECT as soon as the WebSocket is open.",
-                );
-                return self.refuse(refusal.closing(CloseCode::PolicyViolation));
-            }
-            State::Leaving { deadline, .. } if self.now >= *deadline => return self.give_up_leaving(),
-            State::Open { .. } | State::Suspended { .. }
-                if self.outage.is_some_and(|outage| self.now >= outage.give_up_at) =>
-            {
-                let missing = self.outage.map_or(Missing::Broker, |outage| outage.missing);
-                return self.give_up_outage(missing);
-            }
-            State::Open { .. } if self.blocked_deadline().is_some_and(|at| self.now >= at) => {
-                return self.give_up_blocked();
-            }
-            _ => {}
-        }
-        if !self.wants_frames() && !matches!(self.state, State::Leaving { .. }) {
-            // The client may have spoken, but nobody listened.
-            self.liveness.received(self.now);
-        }
-        while let Some(due) = self.liveness.poll(self.now) {
-            match due {
-                Due::SendHeartbeat => self.outputs.push_back(Output::Heartbeat),
-                Due::SendPing => self.outputs.push_back(Output::Ping),
-                Due::HeartbeatMissed { silence } => return self.lose_client("heart-beat", silence),
-                Due::PongMissed { silence } => return self.lose_client("pong", silence),
-            }
-        }
-    }
-
-    fn lose_client(&mut self, what: &str, silence: Duration) {
-        let refusal = Refusal::fatal(
-            "session.heartbeat_missed",
-            "Heart-beat missed",
-            format!("nothing came from the client for {:.1} s; a {what} was due\n", silence.as_secs_f32()),
-            "Browsers slow timers in hidden tabs down: ask for a longer heart-beat, or 0,0 and rely on pings.",
-        );
-        self.refuse(refusal.closing(CloseCode::HeartbeatMissed));
     }
 
     /// Carries out what may go now, in order.

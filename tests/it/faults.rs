@@ -12,6 +12,7 @@ mod remains;
 mod removal;
 mod replicas;
 mod single_node;
+mod standstill;
 mod stuck;
 mod wire;
 

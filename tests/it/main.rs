@@ -21,6 +21,7 @@ mod instructions;
 mod isolation;
 mod layers;
 mod leaks;
+mod liveness;
 mod load;
 mod packaging;
 mod plugin;

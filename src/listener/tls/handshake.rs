@@ -15,6 +15,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, info};
 
 use super::{Acceptor, ClientCertificate, NameSource};
+use crate::patience;
 
 /// First byte of a TLS handshake record (RFC 8446 section 5.1).
 const HANDSHAKE_RECORD: u8 = 0x16;
@@ -86,7 +87,7 @@ impl Acceptor {
         timeout: Duration,
     ) -> Option<Accepted> {
         let start = Instant::now();
-        let outcome = tokio::time::timeout(timeout, shake_hands(socket, self.server(), self.name_source())).await;
+        let outcome = patience::timeout(timeout, shake_hands(socket, self.server(), self.name_source())).await;
         let outcome = outcome.unwrap_or_else(|_| {
             Err((Failure { result: Handshake::Timeout, reason: "not finished in time".into() }, None))
         });

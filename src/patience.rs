@@ -1,0 +1,139 @@
+//! Deadlines of a process that may have stood still: a moved virtual machine, a throttled container, SIGSTOP.
+//!
+//! Whoever wakes up late finds its deadlines over and what would have kept them unread in its sockets. So a deadline that is
+//! met late is no verdict: the runtime gets another moment to read what has come, and then it is judged. Knows nothing of
+//! what is waited for.
+
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::rt::Sleep as HyperSleep;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, Sleep};
+
+/// A deadline that is met so much too late was missed by the relay, not by whom it waited for.
+pub const LATE: Duration = Duration::from_millis(500);
+
+/// Time to read what came while the relay stood still.
+pub const SECOND_LOOK: Duration = Duration::from_secs(1);
+
+/// Whether it is too late to judge by a deadline; until when to look again.
+pub fn second_look(deadline: Instant, now: Instant) -> Option<Instant> {
+    (now >= deadline + LATE).then(|| now + SECOND_LOOK)
+}
+
+/// As tokio's, with a second look.
+///
+/// # Errors
+/// It was not done in time, and everything that had come was looked at.
+pub async fn timeout<F: Future>(limit: Duration, work: F) -> Result<F::Output, Elapsed> {
+    timeout_at(Instant::now() + limit, work).await
+}
+
+/// As tokio's, with a second look.
+///
+/// # Errors
+/// As [`timeout`].
+pub async fn timeout_at<F: Future>(mut deadline: Instant, work: F) -> Result<F::Output, Elapsed> {
+    let mut work = pin!(work);
+    loop {
+        let elapsed = match tokio::time::timeout_at(deadline, work.as_mut()).await {
+            Ok(output) => return Ok(output),
+            Err(elapsed) => elapsed,
+        };
+        match second_look(deadline, Instant::now()) {
+            Some(until) => deadline = until,
+            None => return Err(elapsed),
+        }
+    }
+}
+
+/// A sleep that is over only after a second look.
+pub struct Timer {
+    due: Instant,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Timer {
+    pub fn until(deadline: Instant) -> Timer {
+        Timer { due: deadline, sleep: Box::pin(tokio::time::sleep_until(deadline)) }
+    }
+
+    /// What it was set to; a second look comes later.
+    pub fn deadline(&self) -> Instant {
+        self.due
+    }
+
+    pub fn reset(&mut self, deadline: Instant) {
+        self.due = deadline;
+        self.sleep.as_mut().reset(deadline);
+    }
+}
+
+impl Future for Timer {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = &mut self.sleep;
+        while sleep.as_mut().poll(cx).is_ready() {
+            match second_look(sleep.deadline(), Instant::now()) {
+                Some(until) => sleep.as_mut().reset(until),
+                None => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl HyperSleep for Timer {}
+
+/// hyper's deadlines, with a second look.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HttpTimer;
+
+impl hyper::rt::Timer for HttpTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn HyperSleep>> {
+        Box::pin(Timer::until(Instant::now() + duration))
+    }
+
+    fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn HyperSleep>> {
+        Box::pin(Timer::until(deadline.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+
+    /// Of something that the relay should have looked at a while ago.
+    fn missed() -> Instant {
+        Instant::now() - 4 * LATE
+    }
+
+    #[tokio::test]
+    async fn a_deadline_that_is_met_in_time_is_judged() {
+        let start = Instant::now();
+        assert!(timeout(Duration::from_millis(20), pending::<()>()).await.is_err());
+        assert!(start.elapsed() < SECOND_LOOK, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test]
+    async fn one_that_is_met_late_is_looked_at_again() {
+        // What is waited for becomes readable only behind the timers.
+        let work = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            7
+        };
+        assert_eq!(timeout_at(missed(), work).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn nothing_waits_for_ever() {
+        let start = Instant::now();
+        assert!(timeout_at(missed(), pending::<()>()).await.is_err());
+        Timer::until(missed()).await;
+        assert!(start.elapsed() >= 2 * SECOND_LOOK, "{:?}", start.elapsed());
+    }
+}

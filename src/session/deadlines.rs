@@ -1,0 +1,89 @@
+//! When a session has to be looked at again although nothing happened, and what that means: a wait that is over, a beat or
+//! a ping that is due, a client that is gone. Reads no clock.
+
+use std::time::{Duration, Instant};
+
+use super::Session;
+use super::failover::Missing;
+use super::io::Output;
+use super::liveness::Due;
+use super::refusal::{CloseCode, Refusal};
+use super::state::State;
+
+impl Session {
+    /// When `Input::Timeout` is due. None only when the session has ended.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match &self.state {
+            State::AwaitConnect { deadline, .. } | State::LoggingIn { deadline, .. } => {
+                Some((*deadline).min(self.liveness.deadline()))
+            }
+            State::Ended => None,
+            State::Leaving { deadline, .. } => {
+                let deadline = self.identity.expires_at.map_or(*deadline, |expiry| expiry.min(*deadline));
+                Some(deadline.min(self.liveness.deadline()))
+            }
+            State::Open { .. } | State::Suspended { .. } => {
+                let give_up_at = self.outage.map(|outage| outage.give_up_at);
+                let others = [give_up_at, self.blocked_deadline(), self.throttle.until(), self.identity.expires_at];
+                Some(others.into_iter().flatten().fold(self.liveness.deadline(), Instant::min))
+            }
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self) {
+        match &self.state {
+            State::AwaitConnect { deadline, .. } | State::LoggingIn { deadline, .. } if self.now >= *deadline => {
+                let seconds = self.config.login_timeout.as_secs_f32();
+                let refusal = Refusal::fatal(
+                    "connect.timeout",
+                    "Login timeout",
+                    format!("no successful CONNECT within {seconds} s\n"),
+                    "Send CONNECT as soon as the WebSocket is open.",
+                );
+                return self.refuse(refusal.closing(CloseCode::PolicyViolation));
+            }
+            State::Leaving { deadline, .. } if self.now >= *deadline => return self.give_up_leaving(),
+            State::Open { .. } | State::Suspended { .. }
+                if self.outage.is_some_and(|outage| self.now >= outage.give_up_at) =>
+            {
+                let missing = self.outage.map_or(Missing::Broker, |outage| outage.missing);
+                return self.give_up_outage(missing);
+            }
+            State::Open { .. } if self.blocked_deadline().is_some_and(|at| self.now >= at) => {
+                return self.give_up_blocked();
+            }
+            _ => {}
+        }
+        if !self.wants_frames() {
+            // The client may have spoken, but nobody listened. Each of these waits has an end of its own.
+            self.liveness.received(self.now);
+        }
+        self.keep_alive();
+    }
+
+    /// Nobody listened for a while: what the client said meanwhile may be on its way still. What is due to it goes out.
+    pub(super) fn handle_unheard(&mut self) {
+        self.liveness.received(self.now);
+        self.keep_alive();
+    }
+
+    fn keep_alive(&mut self) {
+        while let Some(due) = self.liveness.poll(self.now) {
+            match due {
+                Due::SendHeartbeat => self.outputs.push_back(Output::Heartbeat),
+                Due::SendPing => self.outputs.push_back(Output::Ping),
+                Due::PongMissed { silence } => return self.lose_client(silence),
+            }
+        }
+    }
+
+    fn lose_client(&mut self, silence: Duration) {
+        let refusal = Refusal::fatal(
+            "session.heartbeat_missed",
+            "Heart-beat missed",
+            format!("nothing came from the client for {:.1} s, not even an answer to a ping\n", silence.as_secs_f32()),
+            "Send heart-beats, or answer WebSocket pings; what is behind the network was not reached.",
+        );
+        self.refuse(refusal.closing(CloseCode::HeartbeatMissed));
+    }
+}
