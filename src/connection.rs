@@ -32,14 +32,14 @@ use crate::auth::Authenticator;
 use crate::broker::{Broker, Channel};
 use crate::clients::Place;
 use crate::listener::{DriveError, Event, Incoming, Opened, Read, ReceiveError, WebSocket, Write};
-use crate::login::Logins;
+use crate::login::{Applicant, Application, Logins, TokenRenewal};
 use crate::metrics::{Direction, Metrics, Peer, close_reason};
 use crate::session::admission::Limit;
 use crate::session::config::SessionConfig;
 use crate::session::event::{BrokerEvent, BrokerInfo, LoginFailure};
 use crate::session::identity::Identity;
 use crate::session::io::{Input, LoggedIn, Output};
-use crate::session::proof::{Denial, ProofFailure, Source};
+use crate::session::proof::{Denial, ProofFailure};
 use crate::session::refusal::{Close, CloseCode};
 use crate::session::{Session, Stats};
 use crate::stomp::{Command, Decoder, Escapes, Frame, Item, Limits, encode};
@@ -105,8 +105,6 @@ struct Connection {
     asked: Instant,
     buffer: BytesMut,
     config: Arc<ConnectionConfig>,
-    /// Who it says it is, in the login that is being checked.
-    claimed: String,
     /// Its address and the proxies between, for the audit log.
     client: String,
     /// Of the client's certificate.
@@ -139,8 +137,6 @@ struct Connection {
     /// What clients are served with that come now. A client that is in gets the rules of that, and has new tokens judged by it.
     settings: watch::Receiver<Arc<ConnectionConfig>>,
     socket: WebSocket,
-    /// Of the login that is being checked.
-    source: Source,
     /// Reading or writing failed: it would fail again at once.
     socket_failed: bool,
     stall: Stall,
@@ -336,10 +332,8 @@ impl Connection {
     }
 
     fn handle_login(&mut self, now: Instant, result: Login) -> Option<Close> {
-        self.metrics.login(self.source.name(), result.as_ref().map(|_| ()), self.asked.elapsed().as_secs_f64());
         if let Err(failure) = &result {
             debug!(session = self.session.id(), ?failure, "not logged in");
-            audit::not_authenticated(self.subject(), &self.claimed, self.source.name(), failure.label());
         }
         let result = result.map(|(lease, LoggedIn { broker, identity })| {
             self.lease = Some(lease);
@@ -352,12 +346,7 @@ impl Connection {
             self.metrics.rejected(limit.label());
             return self.input(now, Input::NotAdmitted(limit));
         }
-        let ok = result.is_ok();
-        let close = self.input(now, Input::Login(result));
-        if ok {
-            audit::authenticated(self.subject(), self.source.name());
-        }
-        close
+        self.input(now, Input::Login(result))
     }
 
     fn reconfigure(&mut self) -> Option<Close> {
@@ -515,14 +504,14 @@ impl Connection {
                 }
                 Output::Login { evidence, virtual_host } => {
                     self.asked = now;
-                    self.source = evidence.source;
-                    self.claimed = evidence.claimed_login().to_owned();
                     match self.place.take_connect(now) {
                         Ok(turn) => {
                             let logins = self.logins.clone();
+                            let (asked, who) = (now.into(), self.applicant());
+                            let application = Application { asked, evidence, virtual_host, who };
                             self.login = Some(Waiting::Login(Box::pin(async move {
                                 tokio::time::sleep_until(turn.into()).await;
-                                logins.log_in(virtual_host, evidence).await
+                                logins.log_in(application).await
                             })));
                         }
                         Err(limit) => self.not_admitted(now, limit),
@@ -540,7 +529,9 @@ impl Connection {
                     // As new clients are judged. A login is not: whose account it brings must fit the session's stance.
                     let auth = self.settings.borrow().auth.clone();
                     let logins = Logins { auth, ..self.logins.clone() };
-                    self.refresh = Some(Box::pin(logins.refresh(token, user, secret)));
+                    let (virtual_host, who) = (self.session.virtual_host().to_owned(), self.applicant());
+                    let renewal = TokenRenewal { secret, token, user, virtual_host, who };
+                    self.refresh = Some(Box::pin(logins.refresh(renewal)));
                 }
                 Output::Resume { attempt } => {
                     if self.gauges.presence() != Presence::Suspended {
@@ -558,6 +549,12 @@ impl Connection {
     fn subject(&self) -> Subject<'_> {
         let (session, user, vhost) = (self.session.id(), self.session.login(), self.session.virtual_host());
         Subject { client: &self.client, origin: &self.origin, session, user, vhost }
+    }
+
+    /// The same for what is judged beside this task, and longer perhaps.
+    fn applicant(&self) -> Applicant {
+        let Subject { client, origin, session, .. } = self.subject();
+        Applicant { client: client.to_owned(), origin: origin.to_owned(), session: session.to_owned() }
     }
 
     fn not_admitted(&mut self, now: Instant, limit: Limit) {

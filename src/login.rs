@@ -1,4 +1,7 @@
 //! One login: what the client shows goes to the authenticator, and what that makes of it to RabbitMQ.
+//!
+//! What is being judged is judged to its end, and counted, delayed and audited, whoever leaves meanwhile: else leaving before the
+//! verdict would be a guess that costs nothing.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,9 +9,11 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::audit::{self, Subject};
 use crate::auth::{Admitted, Attempt, Authenticator, Limited, Links};
 use crate::broker::{Broker, Channel, ClientLabel, LinkSecret};
 use crate::listener::Presented;
+use crate::metrics::Metrics;
 use crate::session::command::Credentials;
 use crate::session::event::LoginFailure;
 use crate::session::identity::Identity;
@@ -29,6 +34,54 @@ pub fn evidence(presented: Option<Presented>, certificate: Option<CertificateNam
     }
 }
 
+/// A new token of `user`, whose session's links have the secret.
+pub struct TokenRenewal {
+    pub secret: Option<LinkSecret>,
+    pub token: Token,
+    pub user: String,
+    pub virtual_host: String,
+    pub who: Applicant,
+}
+
+/// What a token came to; tells it when it is dropped, because nobody else did.
+struct Unheard {
+    metrics: Arc<Metrics>,
+    result: Option<Result<(), ProofFailure>>,
+    user: String,
+    virtual_host: String,
+    who: Applicant,
+}
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        let Some(result) = self.result else { return };
+        self.metrics.token_refreshed(result.as_ref().copied());
+        let label = result.as_ref().map_or_else(ProofFailure::label, |()| "ok");
+        audit::refreshed(self.who.subject(&self.user, &self.virtual_host), label);
+    }
+}
+
+impl Applicant {
+    fn subject<'a>(&'a self, user: &'a str, vhost: &'a str) -> Subject<'a> {
+        Subject { client: &self.client, origin: &self.origin, session: &self.session, user, vhost }
+    }
+}
+
+/// What RabbitMQ or the authenticator found wrong, and what may therefore be a guess.
+fn is_wrong(result: &Login) -> bool {
+    matches!(result, Err(Denial::Broker(LoginFailure::AccessRefused) | Denial::Proof(ProofFailure::Refused)))
+}
+
+/// Goes on when the caller goes away. None if the process ends.
+async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    tokio::spawn(work).await.ok()
+}
+
+/// The answer comes at the same time whatever was wrong.
+async fn answer_at(time: Instant) {
+    tokio::time::sleep_until(time).await;
+}
+
 /// What a login needs of the relay.
 #[derive(Clone)]
 pub struct Logins {
@@ -37,24 +90,57 @@ pub struct Logins {
     pub auth: Arc<Authenticator>,
     pub broker: Broker,
     pub label: ClientLabel,
+    pub metrics: Arc<Metrics>,
 }
+
+/// Whom the audit log names: the client may be gone when there is something to say.
+#[derive(Clone)]
+pub struct Applicant {
+    /// The address, and the proxies between.
+    pub client: String,
+    pub origin: String,
+    pub session: String,
+}
+
+/// What a login asks for.
+pub struct Application {
+    pub asked: Instant,
+    pub evidence: Evidence,
+    pub virtual_host: String,
+    pub who: Applicant,
+}
+
+type Login = Result<(Channel, LoggedIn), Denial>;
 
 impl Logins {
     /// # Errors
     /// See [`Denial`].
-    pub async fn log_in(self, virtual_host: String, evidence: Evidence) -> Result<(Channel, LoggedIn), Denial> {
-        let started = Instant::now();
-        let attempt = self.begin(evidence.claimed_login()).await?;
-        let result = self.judge(&virtual_host, &evidence).await;
-        let wrong =
-            matches!(result, Err(Denial::Broker(LoginFailure::AccessRefused) | Denial::Proof(ProofFailure::Refused)));
-        if wrong {
-            self.fail(attempt, started).await;
+    pub async fn log_in(self, application: Application) -> Login {
+        let (started, delay) = (Instant::now(), self.auth.attempts().delay());
+        let attempt = match self.begin(application.evidence.claimed_login()).await {
+            Ok(attempt) => attempt,
+            Err(failure) => {
+                let result = Err(failure.into());
+                self.tell(&application, &result);
+                return result;
+            }
+        };
+        let judging = to_the_end(async move {
+            let result = self.judge(&application.virtual_host, &application.evidence).await;
+            if is_wrong(&result) {
+                attempt.failed();
+            }
+            self.tell(&application, &result);
+            result
+        });
+        let result = judging.await.unwrap_or(Err(Denial::Proof(ProofFailure::Unavailable)));
+        if is_wrong(&result) {
+            answer_at(started + delay).await;
         }
         result
     }
 
-    async fn judge(&self, virtual_host: &str, evidence: &Evidence) -> Result<(Channel, LoggedIn), Denial> {
+    async fn judge(&self, virtual_host: &str, evidence: &Evidence) -> Login {
         let Logins { auth, broker, label, .. } = self;
         let Admitted { credentials, identity, links } = auth.admit(evidence, &label.0).await?;
         let (lease, broker) = match links {
@@ -64,6 +150,22 @@ impl Logins {
         Ok((lease, LoggedIn { broker, identity }))
     }
 
+    /// To metrics and audit log.
+    fn tell(&self, application: &Application, result: &Login) {
+        let Application { asked, evidence, virtual_host, who } = application;
+        let method = evidence.source;
+        self.metrics.login(method.name(), result.as_ref().map(|_| ()), asked.elapsed().as_secs_f64());
+        match result {
+            Ok((_, LoggedIn { identity, .. })) => {
+                audit::authenticated(who.subject(&identity.user, virtual_host), method.name());
+            }
+            Err(denial) => {
+                let claimed = evidence.claimed_login();
+                audit::not_authenticated(who.subject("", ""), claimed, method.name(), denial.label());
+            }
+        }
+    }
+
     async fn begin(&self, user: &str) -> Result<Attempt, ProofFailure> {
         self.auth.attempts().begin(self.address, user).await.map_err(|Limited| {
             info!(client = self.label.0, "not checked: too many logins have failed");
@@ -71,27 +173,30 @@ impl Logins {
         })
     }
 
-    /// The answer comes at the same time whatever was wrong.
-    async fn fail(&self, attempt: Attempt, started: Instant) {
-        attempt.failed();
-        tokio::time::sleep_until(started + self.auth.attempts().delay()).await;
-    }
-
-    /// Another token for a session of `user`; `secret` is that of its links.
+    /// The audit log and the metrics are the caller's, unless the caller is gone when there is something to say.
     ///
     /// # Errors
     /// See [`ProofFailure`].
-    pub async fn refresh(
-        self,
-        token: Token,
-        user: String,
-        secret: Option<LinkSecret>,
-    ) -> Result<Identity, ProofFailure> {
-        let started = Instant::now();
-        let attempt = self.begin(&user).await?;
-        let result = self.judge_renewal(&token, &user, secret).await;
+    pub async fn refresh(self, renewal: TokenRenewal) -> Result<Identity, ProofFailure> {
+        let (started, delay) = (Instant::now(), self.auth.attempts().delay());
+        let attempt = self.begin(&renewal.user).await?;
+        let TokenRenewal { secret, token, user, virtual_host, who } = renewal;
+        let mut unheard = Unheard { metrics: self.metrics.clone(), result: None, user, virtual_host, who };
+        let judging = to_the_end(async move {
+            let result = self.judge_renewal(&token, &unheard.user, secret).await;
+            let refused = matches!(result, Err(ProofFailure::Refused));
+            if refused {
+                attempt.failed();
+            }
+            unheard.result = Some(result.as_ref().map(drop).map_err(|failure| *failure));
+            (result, unheard)
+        });
+        let result = judging.await.map_or(Err(ProofFailure::Unavailable), |(result, mut unheard)| {
+            unheard.result = None;
+            result
+        });
         if matches!(result, Err(ProofFailure::Refused)) {
-            self.fail(attempt, started).await;
+            answer_at(started + delay).await;
         }
         result
     }

@@ -1,7 +1,8 @@
 //! Failed logins: a limit per address and per user, and a delay, so that passwords can't be guessed.
 //!
 //! Only failures count. At most as many logins of an address are judged at a time as it has failures left, the others wait:
-//! guessing in parallel gains nothing, and a crowd behind one address gets in. A user's limit holds back only addresses that
+//! guessing in parallel gains nothing, and a crowd behind one address gets in. In all, a number of logins of its own bounds what
+//! is judged at a time: a login is judged to its end also when its client has left, so clients do not bound it. A user's limit holds back only addresses that
 //! have failed themselves: nobody is locked out by what others do elsewhere. User names are kept as hashes.
 
 use std::collections::HashMap;
@@ -20,6 +21,8 @@ pub struct AttemptLimits {
     pub failures_per_address_max: u32,
     /// Within `window`.
     pub failures_per_user_max: u32,
+    /// Logins that are judged at a time; the others wait. At least 1 counts.
+    pub judged_max: usize,
     /// Addresses that are remembered, and as many users; beyond it the oldest are forgotten.
     pub tracked_max: usize,
     /// Counting starts anew after this time.
@@ -36,7 +39,11 @@ pub struct Attempts {
 #[derive(Debug, Default)]
 struct Table {
     addresses: HashMap<IpAddr, Address>,
+    /// Told when one more may be judged.
+    free: Arc<Notify>,
     hasher: RandomState,
+    /// Logins that are being judged.
+    judged: usize,
     users: HashMap<u64, Failures>,
 }
 
@@ -82,7 +89,13 @@ pub struct Attempt {
 
 enum Turn {
     Now(Option<u64>),
+    /// Too many of all are being judged.
     Later(Arc<Notify>),
+    /// Too many of this address are; another address may have the place.
+    LaterHere {
+        here: Arc<Notify>,
+        free: Arc<Notify>,
+    },
 }
 
 impl Attempts {
@@ -109,6 +122,11 @@ impl Attempts {
             match self.take_turn(address, user, Instant::now())? {
                 Turn::Now(user) => return Ok(Attempt { address, attempts: self.clone(), user }),
                 Turn::Later(turn) => turn.notified().await,
+                Turn::LaterHere { here, free } => {
+                    // It may have been woken for a place that it can't take.
+                    free.notify_one();
+                    here.notified().await;
+                }
             }
         }
     }
@@ -121,6 +139,8 @@ impl Attempts {
         if !table.addresses.contains_key(&address) {
             table.make_room(self.limits, now);
         }
+        let room = table.judged < self.limits.judged_max.max(1);
+        let free = table.free.clone();
         let here = table.addresses.entry(address).or_default();
         let failed = here.failures.within(window, now);
         if failed >= failures_per_address_max || (users >= failures_per_user_max && failed > 0) {
@@ -129,9 +149,13 @@ impl Attempts {
             return Err(Limited);
         }
         if here.pending >= failures_per_address_max - failed {
-            return Ok(Turn::Later(here.turn.clone()));
+            return Ok(Turn::LaterHere { here: here.turn.clone(), free });
+        }
+        if !room {
+            return Ok(Turn::Later(free));
         }
         here.pending += 1;
+        table.judged += 1;
         Ok(Turn::Now(user))
     }
 
@@ -191,6 +215,8 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         let mut table = self.attempts.table();
+        table.judged = table.judged.saturating_sub(1);
+        table.free.notify_one();
         if let Some(address) = table.addresses.get_mut(&self.address) {
             address.pending = address.pending.saturating_sub(1);
             address.turn.notify_one();
@@ -217,6 +243,7 @@ mod tests {
         delay: Duration::ZERO,
         failures_per_address_max: 3,
         failures_per_user_max: 5,
+        judged_max: 100,
         tracked_max: 8,
         window: Duration::from_secs(60),
     };
@@ -296,6 +323,24 @@ mod tests {
             judged += usize::from(task.await.unwrap().is_ok());
         }
         assert_eq!(judged, 1, "three failures in all, whoever waits");
+    }
+
+    #[tokio::test]
+    async fn the_logins_that_are_judged_are_bounded_in_all() {
+        let attempts = Attempts::new(AttemptLimits { judged_max: 2, ..LIMITS });
+        let begin = |host: u8| {
+            let attempts = attempts.clone();
+            tokio::spawn(async move { attempts.begin(ip(&format!("192.0.2.{host}")), "a").await })
+        };
+        let first = [begin(1).await.unwrap().unwrap(), begin(2).await.unwrap().unwrap()];
+        let waiting = [begin(3), begin(4)];
+        tokio::task::yield_now().await;
+        assert!(waiting.iter().all(|task| !task.is_finished()));
+        drop(first);
+        for task in waiting {
+            drop(task.await.unwrap().unwrap());
+        }
+        assert_eq!(attempts.table().judged, 0);
     }
 
     #[tokio::test]

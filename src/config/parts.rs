@@ -78,6 +78,7 @@ impl Config {
             delay: auth.failure_delay,
             failures_per_address_max: auth.failures_per_address_max,
             failures_per_user_max: auth.failures_per_user_max,
+            judged_max: auth.judged_max,
             tracked_max: auth.failures_tracked_max,
             window: auth.failure_window,
         };

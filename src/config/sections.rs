@@ -213,6 +213,8 @@ section! {
         failures_per_address_max: u32 = count(1..=1_000_000), "20";
         /// Failed logins as one user within `failure_window`; then none is looked at from addresses that have failed.
         failures_per_user_max: u32 = count(1..=1_000_000), "10";
+        /// Logins that are judged at a time; the others wait. A login is judged to its end also when its client has left.
+        judged_max: usize = count(1..=1_000_000), "5000";
         /// Counting of failed logins starts anew after this time.
         failure_window: Duration = duration(seconds(1)..=minutes(24 * 60)), "60s";
         /// Addresses whose failed logins are remembered, and as many users.

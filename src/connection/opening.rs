@@ -22,7 +22,7 @@ use crate::clients::Place;
 use crate::listener::{Opened, WebSocket};
 use crate::login::{self, Logins};
 use crate::metrics::Metrics;
-use crate::session::proof::{CertificateName, Source};
+use crate::session::proof::CertificateName;
 use crate::session::{Locality, Session, SessionSeed, Stats};
 use crate::stomp::Decoder;
 
@@ -49,7 +49,6 @@ impl Connection {
         let connection = Connection {
             asked: started,
             buffer: BytesMut::new(),
-            claimed: String::new(),
             client: opened.source.to_string(),
             common_name,
             counted: Stats::default(),
@@ -58,7 +57,7 @@ impl Connection {
             heard: 0,
             lease: None,
             login: None,
-            logins: Logins { address: opened.source.client(), auth, broker, label },
+            logins: Logins { address: opened.source.client(), auth, broker, label, metrics: metrics.clone() },
             more: false,
             origin: opened.origin.unwrap_or_default(),
             peer_gone: false,
@@ -69,7 +68,6 @@ impl Connection {
             session,
             socket,
             socket_failed: false,
-            source: Source::Password,
             stall: Stall::new(),
             started,
             config,

@@ -38,6 +38,7 @@ fn config(server: Option<&KeyServer>, service: bool, upstream: Upstream) -> Auth
         delay: Duration::ZERO,
         failures_per_address_max: 2,
         failures_per_user_max: 2,
+        judged_max: 10,
         tracked_max: 10,
         window: Duration::from_secs(3600),
     };
