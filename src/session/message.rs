@@ -7,20 +7,9 @@ use super::event::Delivery;
 use super::ledger::MessageId;
 use crate::stomp::{Command, Frame, Headers};
 
-/// Names that the server gives to a MESSAGE; a publisher's header of the same name must not stand in for them.
-const SERVER_HEADERS: [&str; 11] = [
-    "ack",
-    "content-length",
-    "destination",
-    "heart-beat",
-    "message-id",
-    "receipt-id",
-    "redelivered",
-    "server",
-    "session",
-    "subscription",
-    "version",
-];
+/// Names that the server gives to a MESSAGE; a publisher's header of the same name must not stand in for them. Those of other
+/// frames, such as `session`, are a publisher's like any other.
+const SERVER_HEADERS: [&str; 6] = ["ack", "content-length", "destination", "message-id", "redelivered", "subscription"];
 
 /// What the session adds to a delivery.
 pub(super) struct Envelope<'a> {
@@ -56,7 +45,7 @@ pub(super) fn frame(delivery: &Delivery, envelope: &Envelope<'_>, config: &Sessi
 fn push_application_headers(headers: &mut Headers, properties: &Properties, types: HeaderTypes) {
     for (name, value) in &properties.headers {
         let name = name.as_str();
-        if SERVER_HEADERS.contains(&name) {
+        if SERVER_HEADERS.contains(&name) || is_property(name, properties) {
             continue;
         }
         match (value, types) {
@@ -67,6 +56,25 @@ fn push_application_headers(headers: &mut Headers, properties: &Properties, type
             (FieldValue::List(items), HeaderTypes::All) => headers.push(name, &items.join(",")),
             (FieldValue::Timestamp(seconds), HeaderTypes::All) => push_number(headers, name, *seconds),
         }
+    }
+}
+
+/// Whether the MESSAGE has a property by this name. RabbitMQ vouches for `user-id`, and the first of two headers counts.
+fn is_property(name: &str, properties: &Properties) -> bool {
+    match name {
+        "amqp-message-id" => properties.message_id.is_some(),
+        "app-id" => properties.app_id.is_some(),
+        "content-encoding" => properties.content_encoding.is_some(),
+        "content-type" => properties.content_type.is_some(),
+        "correlation-id" => properties.correlation_id.is_some(),
+        "expiration" => properties.expiration.is_some(),
+        "persistent" => properties.delivery_mode.is_some(),
+        "priority" => properties.priority.is_some(),
+        "reply-to" => properties.reply_to.is_some(),
+        "timestamp" => properties.timestamp.is_some(),
+        "type" => properties.kind.is_some(),
+        "user-id" => properties.user_id.is_some(),
+        _ => false,
     }
 }
 

@@ -11,6 +11,7 @@ mod access;
 pub mod admission;
 pub mod amqp;
 mod blocked;
+mod boolean;
 pub mod command;
 pub mod config;
 mod deadlines;

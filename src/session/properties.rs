@@ -2,6 +2,7 @@
 //! The other direction is `message`.
 
 use super::amqp::{FieldValue, Properties, ShortText};
+use super::boolean::boolean;
 use super::config::Compatibility;
 use super::destination::refuse_direct_reply_to;
 use super::refusal::Refusal;
@@ -48,12 +49,12 @@ pub(super) fn from_send(headers: &Headers, compatibility: Compatibility) -> Resu
             "correlation-id" => properties.correlation_id = Some(short(name, value)?),
             "destination" | "reply-to" => {}
             "expiration" => properties.expiration = Some(expiration(value)?),
-            "persistent" => properties.delivery_mode = matches!(value, "true" | "True").then_some(2),
+            "persistent" => properties.delivery_mode = boolean(name, value)?.then_some(2),
             "priority" => properties.priority = Some(number(name, value, "a number from 0 to 255")?),
             "timestamp" => properties.timestamp = Some(number(name, value, "seconds since 1970")?),
             "type" => properties.kind = Some(short(name, value)?),
             "user-id" => properties.user_id = Some(short(name, value)?),
-            _ if is_for_the_relay(name, compatibility) => {}
+            _ if is_for_the_relay(name, compatibility) || is_proof(name) => {}
             _ => {
                 let (name, value) = (short_name(name)?, application_value(name, value)?);
                 bytes += encoded_bytes(&name, &value);
@@ -77,6 +78,14 @@ fn is_for_the_relay(name: &str, compatibility: Compatibility) -> bool {
     compatibility == Compatibility::Strict && matches!(name, "content-length" | "mandatory" | "receipt" | "transaction")
 }
 
+/// Headers in which clients show who they are. The relay has checked that; consumers, and the logs of everybody on the way,
+/// are not to have it. Client libraries put such headers on every frame, in upper or lower case.
+fn is_proof(name: &str) -> bool {
+    const NAMES: [&str; 6] = ["access_token", "authorization", "cookie", "login", "passcode", "proxy-authorization"];
+    // The lengths first: this is asked about every application header.
+    NAMES.iter().any(|proof| proof.len() == name.len() && proof.eq_ignore_ascii_case(name))
+}
+
 /// `CC` and `BCC` must be arrays in AMQP (RabbitMQ's sender-selected distribution); as a string they would close the channel.
 /// Their keys are routed like the message's own.
 fn application_value(name: &str, value: &str) -> Result<FieldValue, Refusal> {
@@ -93,7 +102,7 @@ fn expiration(value: &str) -> Result<ShortText, Refusal> {
     short("expiration", &milliseconds.to_string())
 }
 
-/// Decimal digits with blanks around them, as the plugin reads numbers.
+/// Decimal digits with blanks around them, as the plugin reads numbers; a sign may stand before them.
 pub(super) fn number<N: std::str::FromStr>(name: &str, value: &str, expected: &str) -> Result<N, Refusal> {
     let digits = value.trim_matches(' ');
     digits.parse().map_err(|_| Refusal::bad_header(name, format_args!("expected {expected}")))

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::Session;
 use super::amqp::{Properties, QueueDeclaration, ShortText};
+use super::boolean::flag;
 use super::command::{BrokerCommand, DeclareToken, Outgoing, Publish, PublishToken};
 use super::config::Replay;
 use super::destination::Destination;
@@ -140,7 +141,7 @@ impl Session {
             }
             _ => None,
         };
-        let asked = matches!(headers.get("mandatory"), Some("true" | "True"));
+        let asked = flag(headers, "mandatory")?.unwrap_or(false);
         let mandatory = asked || (receipt.is_some() && destination.is_one_queue() && self.is_strict());
         Ok(Prepared {
             commit: None,

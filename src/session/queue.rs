@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use md5::{Digest as _, Md5};
 
 use super::amqp::{Binding, FieldValue, QueueDeclaration, ShortText};
+use super::boolean::{boolean, flag};
 use super::config::{Compatibility, DurableQueueNaming};
 use super::destination::refuse_direct_reply_to;
 use super::properties::{FIELD_TABLE_BYTES_MAX, encoded_bytes, number, short};
@@ -115,21 +116,13 @@ fn durable_flag(on: On, headers: &Headers, compatibility: Compatibility) -> Resu
     Ok(durable.or(flag(headers, "persistent")?))
 }
 
-fn flag(headers: &Headers, name: &str) -> Result<Option<bool>, Refusal> {
-    headers.get(name).map(|value| boolean(name, value)).transpose()
-}
-
-fn boolean(name: &str, value: &str) -> Result<bool, Refusal> {
-    match value {
-        "true" | "True" => Ok(true),
-        "false" | "False" => Ok(false),
-        _ => Err(Refusal::bad_header(name, "expected true or false")),
-    }
-}
-
 /// Whether the subscription outlives its session: its queue's name comes from its id, and UNSUBSCRIBE may delete the queue.
-pub(super) fn is_durable(headers: &Headers) -> bool {
-    ["durable", "persistent"].iter().any(|name| matches!(headers.get(name), Some("true" | "True")))
+///
+/// # Errors
+/// A flag that can't be read.
+pub(super) fn is_durable(headers: &Headers) -> Result<bool, Refusal> {
+    let (durable, persistent) = (flag(headers, "durable")?, flag(headers, "persistent")?);
+    Ok(durable == Some(true) || persistent == Some(true))
 }
 
 enum Kind {

@@ -1,6 +1,7 @@
 //! ACK and NACK: from the id that the client names to settlements of the broker's deliveries.
 
 use super::Session;
+use super::boolean::flag;
 use super::command::{BrokerCommand, Settlement};
 use super::io::Output;
 use super::ledger::{NamedId, Serial};
@@ -28,7 +29,7 @@ impl Session {
 
     fn read_settle(&self, frame: &Frame, version: Version) -> Result<SettleAction, Refusal> {
         let (command, outcome) = match frame.command {
-            Command::Nack => ("NACK", Settlement::Nack { requeue: self.requeue(frame) }),
+            Command::Nack => ("NACK", Settlement::Nack { requeue: self.requeue(frame)? }),
             _ => ("ACK", Settlement::Ack),
         };
         // STOMP 1.2 names the header `id`, the older versions `message-id`; the value is the same.
@@ -59,12 +60,8 @@ impl Session {
         }
     }
 
-    fn requeue(&self, frame: &Frame) -> bool {
-        match frame.header("requeue") {
-            Some("true" | "True") => true,
-            Some("false" | "False") => false,
-            _ => self.config.default_nack_requeue,
-        }
+    fn requeue(&self, frame: &Frame) -> Result<bool, Refusal> {
+        Ok(flag(&frame.headers, "requeue")?.unwrap_or(self.config.default_nack_requeue))
     }
 
     fn check_outstanding(&self, action: &SettleAction) -> Result<(), Refusal> {

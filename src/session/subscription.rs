@@ -548,7 +548,7 @@ pub(super) fn too_many(limit: usize, kind: &str) -> Refusal {
 
 /// Whether the frame says `durable` or `persistent`, which needs an id to find the queue again.
 fn require_id_if_durable(frame: &Frame) -> Result<bool, Refusal> {
-    let durable = queue::is_durable(&frame.headers);
+    let durable = queue::is_durable(&frame.headers)?;
     if durable && frame.header("id").is_none() {
         return Err(Refusal::soft(
             "frame.header_missing",

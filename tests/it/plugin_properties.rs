@@ -229,8 +229,7 @@ async fn a_publisher_cannot_forge_server_headers() {
         for dialect in DIALECTS {
             let mut bench = Bench::new(&relay, dialect).await;
             bench.consume("\nack:client").await;
-            let names =
-                ["subscription", "destination", "message-id", "redelivered", "ack", "content-length", "receipt-id"];
+            let names = ["subscription", "destination", "message-id", "redelivered", "ack", "content-length"];
             let forged: Vec<_> =
                 names.map(|name| (name, text("forged"))).into_iter().chain([("x", text("y"))]).collect();
             bench
@@ -242,6 +241,51 @@ async fn a_publisher_cannot_forge_server_headers() {
             assert_eq!(message.header("x"), Some("y"));
             bench.client.send(&dialect.settle("ACK", &message, "receipt:a\n")).await;
             bench.client.receipt("a").await;
+            bench.end().await;
+        }
+    }
+}
+
+/// What other frames of the server have is a publisher's name like any other, from STOMP and from AMQP.
+#[tokio::test]
+async fn headers_named_like_those_of_other_frames_travel() {
+    let headers = [("heart-beat", "1"), ("receipt-id", "r"), ("server", "s"), ("session", "q"), ("version", "9")];
+    for settings in ["", RABBITMQ] {
+        let relay = Relay::start_with(Rabbit::shared(), settings);
+        for dialect in DIALECTS {
+            let mut bench = Bench::new(&relay, dialect).await;
+            bench.consume("").await;
+            let lines: String = headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
+            let queue = &bench.queue;
+            bench.client.send(&format!("SEND\ndestination:/amq/queue/{queue}\n{lines}\nby stomp")).await;
+            let fields = headers.map(|(name, value)| (name, text(value)));
+            let properties = BasicProperties::default().with_headers(table(&fields));
+            bench.admin.publish("", &bench.queue, properties, b"by amqp").await;
+            for body in ["by stomp", "by amqp"] {
+                let message = bench.client.message(body).await;
+                for (name, value) in headers {
+                    assert_eq!(message.header(name), Some(value), "{body}: {message:?}");
+                }
+            }
+            bench.end().await;
+        }
+    }
+}
+
+/// Who sent it, and with what proof, is no reader's business.
+#[tokio::test]
+async fn credentials_on_a_send_do_not_travel() {
+    for settings in ["", RABBITMQ] {
+        let relay = Relay::start_with(Rabbit::shared(), settings);
+        for dialect in DIALECTS {
+            let mut bench = Bench::new(&relay, dialect).await;
+            bench.consume("").await;
+            let queue = &bench.queue;
+            let send = "login:canary\nPasscode:canary\nAuthorization:canary\naccess_token:canary\ncookie:canary\nx:y\n";
+            bench.client.send(&format!("SEND\ndestination:/amq/queue/{queue}\n{send}\nhello")).await;
+            let message = bench.client.message("hello").await;
+            assert!(message.headers.iter().all(|(_, value)| value != "canary"), "{message:?}");
+            assert_eq!(message.header("x"), Some("y"));
             bench.end().await;
         }
     }
