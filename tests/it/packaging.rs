@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use stomp_relay::budget::machine::{Memory, Source};
+use stomp_relay::config::Config;
+
 use crate::support::process::RELAY;
 use crate::support::scratch::Scratch;
 
@@ -45,4 +48,27 @@ fn systemd_accepts_the_units() {
 #[test]
 fn the_service_is_hardened() {
     analyze(&["security", "--offline=true", EXPOSURE_MAX], &installed(), &["stomp-relay.service"]);
+}
+
+/// The value of a key of the service, which must be there once.
+fn value(key: &str) -> String {
+    let unit = std::fs::read_to_string(units().join("stomp-relay.service")).unwrap();
+    let mut values = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let value = values.next().unwrap_or_else(|| panic!("no {key}")).to_owned();
+    assert_eq!(values.next(), None, "{key} stands there twice");
+    value
+}
+
+#[test]
+fn the_service_has_a_memory_limit_above_its_own_budget_and_no_privilege_when_memory_runs_out() {
+    let percent = |key| value(key).strip_suffix('%').and_then(|text| text.parse::<usize>().ok()).expect("a percentage");
+    let (high, max) = (percent("MemoryHigh"), percent("MemoryMax"));
+    assert!(high < max && max < 90, "{high} {max}");
+    // As the relay reads it: the least of both is its group's.
+    let group = Memory { bytes: high << 30, source: Source::ControlGroup };
+    let budget = Config::default().budget_limits(group).process;
+    assert!(budget < (high << 30), "slowed down before it refuses anybody");
+    assert!(value("OOMScoreAdjust").parse::<i32>().expect("a number") >= 0);
+    assert_eq!(value("OOMPolicy"), "stop");
+    assert!(["auto", "kill"].contains(&value("ManagedOOMMemoryPressure").as_str()));
 }
