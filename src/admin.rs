@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::broker::{Broker, BrokerStatus, Role};
+use crate::budget::Budget;
 use crate::clients::Clients;
 use crate::metrics::Metrics;
 use crate::patience;
@@ -39,16 +40,17 @@ const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-
 #[derive(Clone)]
 pub struct View {
     broker: Broker,
+    budget: Budget,
     clients: Clients,
     readiness: Readiness,
     registry: Arc<Registry>,
 }
 
 impl View {
-    pub fn new(broker: Broker, clients: Clients, metrics: &Metrics, readiness: Readiness) -> View {
+    pub fn new(broker: Broker, budget: Budget, clients: Clients, metrics: &Metrics, readiness: Readiness) -> View {
         let mut registry = Registry::with_prefix("stomp_relay");
         metrics.register(&mut registry);
-        View { broker, clients, readiness, registry: Arc::new(registry) }
+        View { broker, budget, clients, readiness, registry: Arc::new(registry) }
     }
 
     /// Prometheus' text format: the counters, then the gauges that are read now.
@@ -105,6 +107,9 @@ impl View {
             ("result=\"virtual_host\"", connects.virtual_host),
         ];
         counters(&mut text, "amqp_connects", "AMQP connections that were tried", &samples)?;
+        let help = "Bytes that are counted towards the memory limit";
+        gauge(&mut text, "memory_counted_bytes", help, &[("", self.budget.used())])?;
+        gauge(&mut text, "memory_max_bytes", "The memory limit", &[("", self.budget.limits().process)])?;
         let help = "Time in which RabbitMQ blocked publishing on some connection";
         counters(&mut text, "amqp_blocked_seconds", help, &[("", blocked.as_secs_f64())])?;
         process(&mut text)?;

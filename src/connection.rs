@@ -6,6 +6,7 @@
 //! Back-pressure needs no code of its own: when the session wants no frames, the socket is read up to a small bound and then
 //! left alone; when the socket does not take what is queued, deliveries stay at the broker.
 
+mod charge;
 mod deadline;
 mod gauges;
 mod opening;
@@ -30,6 +31,7 @@ use self::stall::Stall;
 use crate::audit::{self, Subject};
 use crate::auth::Authenticator;
 use crate::broker::{Broker, Channel};
+use crate::budget::{Excess, SESSION_BYTES};
 use crate::clients::Place;
 use crate::listener::{DriveError, Event, Incoming, Opened, Read, ReceiveError, WebSocket, Write};
 use crate::login::{Applicant, Application, Logins, TokenRenewal};
@@ -150,6 +152,7 @@ enum Turn {
     Broker(BrokerEvent),
     Deadline,
     Drain,
+    Excess(Excess),
     Login(Waited),
     Reconfigured,
     Refreshed(Result<Identity, ProofFailure>),
@@ -227,6 +230,7 @@ impl Connection {
             }
             let now = Instant::now();
             self.gauges.gauge(self.numbers());
+            self.charge();
             self.count();
             self.observe_socket(now);
             let turn = self.wait(&mut sleep, &drain, drained).await;
@@ -261,6 +265,7 @@ impl Connection {
         let read = self.read_now(room);
         tokio::select! {
             () = drain.cancelled(), if !drained => Turn::Drain,
+            excess = std::future::poll_fn(|cx| self.place.account.poll_chosen(cx)) => Turn::Excess(excess),
             () = sleep.as_mut() => Turn::Deadline,
             Ok(()) = self.settings.changed() => Turn::Reconfigured,
             waited = async { self.login.as_mut().expect("checked by the branch's condition").end().await },
@@ -290,6 +295,7 @@ impl Connection {
             Turn::Broker(event) => self.handle_broker(now, event),
             Turn::Deadline => self.handle_deadline(now),
             Turn::Drain => self.input(now, Input::Drain),
+            Turn::Excess(excess) => self.give_way(now, excess),
             Turn::Login(waited) => self.handle_waited(now, waited),
             Turn::Reconfigured => self.reconfigure(),
             Turn::Refreshed(result) => {
@@ -575,26 +581,11 @@ impl Connection {
         self.socket.queue(bytes.freeze());
     }
 
-    fn count(&mut self) {
-        let stats = self.session.stats();
-        if stats != self.counted {
-            self.metrics.count(&stats, &self.counted);
-            self.counted = stats;
-        }
-    }
-
-    fn numbers(&self) -> Gauged {
-        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        Gauged {
-            send_queue_bytes: number(self.socket.queued_bytes()),
-            subscriptions: number(self.session.subscription_count()),
-            unacked: number(self.session.outstanding_count()),
-        }
-    }
-
     /// The client learns why, and at the same time the broker gets back what was not settled.
     async fn close(self: Box<Self>, close: Close) {
-        let Connection { config, lease, socket, .. } = *self;
+        let Connection { buffer, config, decoder, lease, place, session, socket, .. } = *self;
+        drop((buffer, decoder, session));
+        place.account.set(SESSION_BYTES + socket.retained_bytes(), 0);
         let farewell = socket.close(close.code as u16, &close.reason, config.close_timeout);
         match lease {
             Some(lease) => {

@@ -11,7 +11,7 @@
 //! 3  listener  broker  auth  dev_cert        adapters: each knows one outside world, none knows another
 //! 2  metrics  clients  audit  patience       what is counted; who is connected, and the cap; what is put on record; deadlines
 //! 1  session                                 pure state machine: frames in, commands out; broker events in, frames out
-//! 0  stomp  rate                             pure codec: std, bytes, itoa, memchr, thiserror; token buckets
+//! 0  stomp  rate  budget                     pure codec: std, bytes, itoa, memchr, thiserror; token buckets; memory
 //! ```
 //!
 //! Read in this order: `session`, `session::command`, `session::event`, `connection`, `broker::channel`, `server`.
@@ -20,6 +20,7 @@ pub mod admin;
 pub mod audit;
 pub mod auth;
 pub mod broker;
+pub mod budget;
 pub mod cli;
 pub mod clients;
 pub mod config;

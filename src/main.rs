@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use stomp_relay::budget::machine;
 use stomp_relay::cli::{self, Check, Cli, DevCertArgs, Explain, Serve, Verb};
 use stomp_relay::config::{Config, Overrides, Problems};
 use stomp_relay::dev_cert::{self, Existing};
@@ -63,6 +64,7 @@ fn check(arguments: &Check) -> u8 {
                 let _ = writeln!(std::io::stderr(), "{}: warning: {warning}", arguments.config.display());
             }
             say(&format!("{}: ok", arguments.config.display()));
+            say(&config.budget_text(machine::memory()));
             cli::EXIT_OK
         }
         Err(problems) => fail(cli::EXIT_BAD_CONFIGURATION, &problems.to_string()),

@@ -61,6 +61,11 @@ pub struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LimitLabel {
+    limit: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CommandLabel {
     command: &'static str,
 }
@@ -119,6 +124,7 @@ pub struct Metrics {
     auth_attempts: Family<AttemptLabels, Counter>,
     authz_denied: Family<CommandLabel, Counter>,
     connections_rejected: Family<ReasonLabel, Counter>,
+    memory_ended: Family<LimitLabel, Counter>,
     errors: Family<CodeLabel, Counter>,
     failovers: Counter,
     frames: Family<FrameLabels, Counter>,
@@ -222,6 +228,8 @@ impl Metrics {
         registry.register("auth_attempts", "Logins by method and result", self.auth_attempts.clone());
         registry.register("authz_denied", "Frames that a rule denied, by command", self.authz_denied.clone());
         registry.register("connections_rejected", "Connections refused by reason", self.connections_rejected.clone());
+        let help = "Sessions ended for the memory they held, by limit";
+        registry.register("memory_sessions_ended", help, self.memory_ended.clone());
         registry.register("stomp_errors", "ERROR frames by error-code", self.errors.clone());
         registry.register("failovers", "Times a session lost its lease on the broker", self.failovers.clone());
         registry.register("stomp_frames", "STOMP frames by command and direction", self.frames.clone());
@@ -309,6 +317,11 @@ impl Metrics {
         self.jwks_refreshes.get_or_create(&ResultLabel { result }).inc();
     }
 
+    /// `limit`: of the process, the session or the user.
+    pub fn ended_for_memory(&self, limit: &'static str) {
+        self.memory_ended.get_or_create(&LimitLabel { limit }).inc();
+    }
+
     pub fn rejected(&self, reason: &'static str) {
         self.connections_rejected.get_or_create(&ReasonLabel { reason }).inc();
     }
@@ -373,6 +386,7 @@ pub fn close_reason(close: &Close, peer: Peer) -> &'static str {
         (CloseCode::Normal, Peer::Gone) => "network",
         (CloseCode::Normal, Peer::There) => "client",
         (CloseCode::ProtocolError | CloseCode::InvalidFrame | CloseCode::TooBig, _) => "protocol",
+        (CloseCode::PolicyViolation, _) if close.error == Some("limit.session_memory") => "limit",
         (CloseCode::PolicyViolation, _) => "policy",
         (CloseCode::InternalError, _) => "broker",
         (CloseCode::TryAgainLater, _) => match close.error {

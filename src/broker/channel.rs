@@ -109,6 +109,16 @@ impl Channel {
         self.publish.unwritten()
     }
 
+    /// What was taken from the broker for this session alone and was not handed out.
+    pub fn retained_bytes(&self) -> usize {
+        self.consume.retained_bytes()
+    }
+
+    /// The session's share of what waits for many.
+    pub fn shared_bytes(&self) -> usize {
+        self.consume.shared_bytes()
+    }
+
     /// Whether everything given has been performed and answered. Subscriptions may be active.
     pub fn is_idle(&self) -> bool {
         self.ready.is_empty() && self.consume.is_idle() && self.publish.is_idle()

@@ -1,5 +1,6 @@
 //! The broker side's own configuration and the limits that are not configurable.
 
+use crate::budget::Budget;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub enum Encryption {
 
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
+    /// What is taken from the broker for many is counted here; what is taken for one session is its connection's to count.
+    pub budget: Budget,
     /// Tried in turn, starting with another one for each connection.
     pub nodes: Vec<Node>,
     /// PEM file with the certificates that sign the nodes'; none: those of the operating system.
@@ -79,6 +82,7 @@ pub struct BrokerConfig {
 impl Default for BrokerConfig {
     fn default() -> BrokerConfig {
         BrokerConfig {
+            budget: Budget::default(),
             nodes: vec![Node { host: "localhost".into(), port: 5672, encryption: Encryption::Plain }],
             ca: None,
             connect_timeout: Duration::from_secs(5),

@@ -126,6 +126,14 @@ impl ConsumeSide {
         self.channel.as_ref().map(|channel| channel.link.clone())
     }
 
+    pub(super) fn retained_bytes(&self) -> usize {
+        0
+    }
+
+    pub(super) fn shared_bytes(&self) -> usize {
+        if self.memberships.is_empty() { 0 } else { self.inbox.bytes() }
+    }
+
     /// What is consumed, or about to be.
     pub(super) fn queues(&self) -> Vec<ShortText> {
         let consumed = self.consumers.iter().map(|consumer| &consumer.subscribed.queue);

@@ -24,9 +24,11 @@ use super::release::barrier_close;
 use super::settle::Ledger;
 use super::shared_consumer::{Item, QueueNumber, SharedConsumer};
 use super::workshop::{Prepared, Product, Proven, Request, Workshop};
+use crate::budget::Charge;
 use crate::session::amqp::ShortText;
 use crate::session::command::Settlement;
 use crate::session::event::Failure;
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{FuturesUnordered, SelectAll, StreamExt};
@@ -415,8 +417,10 @@ impl HubChannel {
         let reached = match self.queues.get(&number) {
             Some(queue) => {
                 let redelivered = delivery.redelivered && self.redeliveries == Redeliveries::PerhapsKnown;
-                let message = message(delivery);
+                let mut message = message(delivery);
                 let bytes = message.body.len() + header_bytes(&message.properties);
+                let charge = self.entry.config().budget.charge(bytes);
+                message.body = Bytes::from_owner(Charged { body: message.body, _charge: charge });
                 queue.fanout.deliver(&Parcel { bytes, message: Arc::new(message), redelivered })
             }
             // Its queue is being deleted.
@@ -497,5 +501,17 @@ impl HubChannel {
         }
         let made = self.queues.into_values().map(|queue| queue.name);
         self.workshop.close(made.chain(self.prepared.into_iter().map(|(_, name, _)| name))).await;
+    }
+}
+
+/// A body that counts for as long as anybody waits for it.
+struct Charged {
+    body: Bytes,
+    _charge: Charge,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
     }
 }

@@ -69,6 +69,8 @@ struct Buffer {
 #[derive(Default)]
 struct State {
     buffers: HashMap<SubscriptionKey, Buffer>,
+    /// In all buffers together.
+    bytes: usize,
     overflowed: VecDeque<SubscriptionKey>,
     /// Open buffers with something in them; they take turns.
     turns: VecDeque<SubscriptionKey>,
@@ -107,28 +109,30 @@ impl Inbox {
 
     pub(super) fn remove(&self, key: SubscriptionKey) {
         let mut state = self.lock();
-        state.buffers.remove(&key);
+        state.remove(key);
         state.overflowed.retain(|overflowed| *overflowed != key);
     }
 
     /// Never waits and never fails: what does not fit is dealt with as the subscription's rule says.
     pub(super) fn put(&self, key: SubscriptionKey, parcel: &Parcel) -> Intake {
         let mut state = self.lock();
-        let Some(buffer) = state.buffers.get_mut(&key) else { return Intake::Over };
+        let State { buffers, bytes, .. } = &mut *state;
+        let Some(buffer) = buffers.get_mut(&key) else { return Intake::Over };
         if buffer.end.is_some() {
             return Intake::Over;
         }
         while buffer.is_full_for(parcel, self.limits) {
             match buffer.overflow {
-                Overflow::DropOldest => buffer.drop_oldest(),
+                Overflow::DropOldest => *bytes -= buffer.drop_oldest(),
                 Overflow::Disconnect => {
-                    state.buffers.remove(&key);
+                    state.remove(key);
                     state.overflowed.push_back(key);
                     state.wake(Interest::Overflows);
                     return Intake::Over;
                 }
             }
         }
+        *bytes += parcel.bytes;
         buffer.bytes += parcel.bytes;
         buffer.parcels.push_back(parcel.clone());
         state.list(key);
@@ -164,6 +168,11 @@ impl Inbox {
         Poll::Pending
     }
 
+    /// The session's share of what waits, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// The deliveries that can be had at once, for a lease that ends: the broker does not have them any more.
     pub(super) fn drain(&self) -> Vec<BrokerEvent> {
         let mut state = self.lock();
@@ -176,6 +185,10 @@ impl Inbox {
 }
 
 impl State {
+    fn remove(&mut self, key: SubscriptionKey) {
+        self.bytes -= self.buffers.remove(&key).map_or(0, |buffer| buffer.bytes);
+    }
+
     fn list(&mut self, key: SubscriptionKey) {
         let Some(buffer) = self.buffers.get_mut(&key) else { return };
         if buffer.open && !buffer.listed && buffer.has_news() {
@@ -197,8 +210,10 @@ impl State {
     fn next(&mut self) -> Option<Result<BrokerEvent, Ended>> {
         while let Some(key) = self.turns.pop_front() {
             let Some(buffer) = self.buffers.get_mut(&key) else { continue };
+            let before = buffer.bytes;
             let event = buffer.next(key);
             buffer.listed = false;
+            self.bytes -= before - buffer.bytes;
             self.list(key);
             if event.is_some() {
                 return event;
@@ -217,11 +232,12 @@ impl Buffer {
         !self.parcels.is_empty() && (self.parcels.len() >= limits.messages || self.bytes + parcel.bytes > limits.bytes)
     }
 
-    fn drop_oldest(&mut self) {
-        if let Some(parcel) = self.parcels.pop_front() {
-            self.bytes -= parcel.bytes;
-            self.dropped += 1;
-        }
+    /// How many bytes that gives back.
+    fn drop_oldest(&mut self) -> usize {
+        let Some(parcel) = self.parcels.pop_front() else { return 0 };
+        self.bytes -= parcel.bytes;
+        self.dropped += 1;
+        parcel.bytes
     }
 
     fn next(&mut self, key: SubscriptionKey) -> Option<Result<BrokerEvent, Ended>> {

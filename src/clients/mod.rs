@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::pace::Pace;
 pub use self::pace::PaceLimits;
+use crate::budget::{Account, Budget};
 use crate::rate::{Bucket, Rate};
 use crate::session::admission::Limit;
 
@@ -41,6 +42,7 @@ pub struct Clients(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    budget: Budget,
     table: Mutex<Table>,
     /// Ends requests and handshakes that are not yet a WebSocket.
     stop: CancellationToken,
@@ -64,6 +66,8 @@ struct Table {
 /// A client's place; given back when it is dropped, however its task ends.
 #[derive(Debug)]
 pub struct Place {
+    /// What it holds in memory.
+    pub account: Account,
     clients: Clients,
     /// Cancelled when this client shall leave.
     pub drain: CancellationToken,
@@ -80,7 +84,7 @@ struct Held {
 }
 
 impl Clients {
-    pub fn new(limits: ClientLimits) -> Clients {
+    pub fn new(limits: ClientLimits, budget: Budget) -> Clients {
         let table = Table {
             by_address: HashMap::new(),
             by_user: HashMap::new(),
@@ -92,7 +96,7 @@ impl Clients {
             refused: 0,
             warnings: Bucket::new(),
         };
-        Clients(Arc::new(Inner { table: Mutex::new(table), stop: CancellationToken::new() }))
+        Clients(Arc::new(Inner { budget, table: Mutex::new(table), stop: CancellationToken::new() }))
     }
 
     /// For clients that come from now on.
@@ -113,7 +117,13 @@ impl Clients {
         table.next += 1;
         table.drains.insert(number, drain.clone());
         let held = Held { refused: full.then_some(Limit::Connections), ..Held::default() };
-        Some(Place { clients: self.clone(), drain, held: Mutex::new(held), number })
+        drop(table);
+        Some(Place { account: self.0.budget.account(), clients: self.clone(), drain, held: Mutex::new(held), number })
+    }
+
+    /// Memory is short: newcomers have to come later.
+    pub fn is_tight(&self) -> bool {
+        self.0.budget.is_tight()
     }
 
     /// Whether a refusal is worth a warning, or there were enough of them just now: a flood must not fill the log.
@@ -165,6 +175,9 @@ impl Place {
             give_back(&mut table.by_address, &before);
         }
         let limits = table.limits;
+        if self.clients.is_tight() {
+            return Err(Limit::Memory);
+        }
         if table.by_address.get(&address).copied().unwrap_or(0) >= limits.connections_per_address_max {
             return Err(Limit::ConnectionsOfAddress);
         }
@@ -177,10 +190,13 @@ impl Place {
     /// When this client may log in.
     ///
     /// # Errors
-    /// [`Limit::ConnectRate`]
+    /// [`Limit::ConnectRate`], [`Limit::Memory`]
     pub fn take_connect(&self, now: Instant) -> Result<Instant, Limit> {
         let (mut table, held) = (self.clients.table(), self.held());
         let limits = table.limits;
+        if self.clients.is_tight() {
+            return Err(Limit::Memory);
+        }
         // Without an address it was refused, and does not come this far.
         let Some(address) = held.address else { return Ok(now) };
         table.connects.turn(&limits.connects, address, now).map_err(|_| Limit::ConnectRate)
@@ -199,8 +215,14 @@ impl Place {
             return Err(Limit::ConnectionsOfUser);
         }
         *table.by_user.entry(user.to_owned()).or_default() += 1;
+        self.account.belongs_to(user);
         held.user = Some(user.to_owned());
         Ok(())
+    }
+
+    /// As [`Clients::may_warn`].
+    pub fn may_warn(&self, now: Instant) -> bool {
+        self.clients.may_warn(now)
     }
 
     /// Which limit keeps this client out, if it is here only to be told so.
@@ -275,7 +297,7 @@ mod tests {
 
     #[test]
     fn beyond_the_cap_a_few_are_told_why_and_the_rest_is_not_taken() {
-        let clients = Clients::new(LIMITS);
+        let clients = Clients::new(LIMITS, Budget::default());
         let mut places: Vec<_> = (0..3).map(|_| clients.take_place().unwrap()).collect();
         assert!(places.iter().all(|place| place.refused().is_none()));
         let told = clients.take_place().unwrap();
@@ -290,7 +312,7 @@ mod tests {
 
     #[test]
     fn an_address_has_its_share_wherever_it_is_counted_first() {
-        let clients = Clients::new(ClientLimits { connections_max: 100, ..LIMITS });
+        let clients = Clients::new(ClientLimits { connections_max: 100, ..LIMITS }, Budget::default());
         let now = Instant::now();
         let [a, b, c] = [(); 3].map(|()| clients.take_place().unwrap());
         assert_eq!(a.take_address(address("2001:db8::1"), now), Ok(now));
@@ -306,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_user_has_its_share_and_may_log_in_again() {
-        let clients = Clients::new(LIMITS);
+        let clients = Clients::new(LIMITS, Budget::default());
         let [a, b] = [(); 2].map(|()| clients.take_place().unwrap());
         assert_eq!((a.take_user("alice"), a.take_user("alice")), (Ok(()), Ok(())));
         assert_eq!(b.take_user("alice"), Err(Limit::ConnectionsOfUser));
@@ -319,7 +341,7 @@ mod tests {
 
     #[test]
     fn those_who_are_told_why_are_bounded() {
-        let clients = Clients::new(LIMITS);
+        let clients = Clients::new(LIMITS, Budget::default());
         let [a, b] = [(); 2].map(|()| clients.take_place().unwrap());
         assert!(a.refuse(Limit::HandshakeRate) && a.refuse(Limit::ConnectionsOfAddress));
         assert_eq!(a.refused(), Some(Limit::HandshakeRate));
@@ -330,14 +352,14 @@ mod tests {
 
     #[test]
     fn warnings_are_paced() {
-        let (clients, now) = (Clients::new(LIMITS), Instant::now());
+        let (clients, now) = (Clients::new(LIMITS, Budget::default()), Instant::now());
         assert_eq!((0..100).filter(|_| clients.may_warn(now)).count(), 5);
         assert!(clients.may_warn(now + Duration::from_secs(1)));
     }
 
     #[test]
     fn new_limits_hold_at_once() {
-        let clients = Clients::new(LIMITS);
+        let clients = Clients::new(LIMITS, Budget::default());
         let _places: Vec<_> = (0..3).map(|_| clients.take_place().unwrap()).collect();
         clients.set_limits(ClientLimits { connections_max: 4, refusals_max: 0, ..LIMITS });
         assert!(clients.take_place().is_some_and(|place| place.refused().is_none()));

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::quantity::size_text;
 use super::{BrokerUri, Config, Http, Jwt};
 
 use crate::auth::{
     AttemptLimits, AuthConfig, Authenticator, KeySet, KeySourceConfig, Keys, Origin, Rules, TokenConfig, Upstream,
 };
 use crate::broker::{BrokerConfig, Encryption, Node};
+use crate::budget::BudgetLimits;
+use crate::budget::machine::Memory;
 use crate::clients::{ClientLimits, PaceLimits};
 use crate::connection::ConnectionConfig;
 use crate::listener::tls::{Acceptor, CertificateFiles, ClientAuth, TlsConfig};
@@ -25,6 +28,16 @@ use crate::stomp::{Escapes, Limits};
 
 /// For the closing handshake with a client, and for giving its lease back.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Of the machine's memory, so many parts …
+const MEMORY_PARTS: usize = 4;
+/// … are the relay's by default.
+const MEMORY_PARTS_USED: usize = 3;
+/// Of the relay's, so many sessions at their limit fill it by default.
+const SESSION_PARTS: usize = 4;
+const SESSION_BYTES_MAX: usize = 128 << 20;
+/// How often a frame that is being read may be in memory: in its WebSocket message, and in a buffer that is twice as large.
+pub(super) const FRAME_COPIES: usize = 3;
 
 impl Config {
     pub fn broker_config(&self) -> BrokerConfig {
@@ -192,6 +205,26 @@ impl Config {
         }
     }
 
+    /// What may be held in memory, on a machine that has so much.
+    pub fn budget_limits(&self, memory: Memory) -> BudgetLimits {
+        let limits = &self.limits;
+        let process = limits.memory_max.unwrap_or(memory.bytes / MEMORY_PARTS * MEMORY_PARTS_USED);
+        let least = self.stomp.frame_bytes_max.saturating_mul(FRAME_COPIES);
+        let session = limits.session_bytes_max.unwrap_or((process / SESSION_PARTS).min(SESSION_BYTES_MAX).max(least));
+        BudgetLimits { process, session, user: limits.user_bytes_max.unwrap_or(usize::MAX) }
+    }
+
+    /// The same for people: how much, and where the number comes from.
+    pub fn budget_text(&self, memory: Memory) -> String {
+        let BudgetLimits { process, session, .. } = self.budget_limits(memory);
+        let (process, session) = (rounded(process), rounded(session));
+        let origin = match self.limits.memory_max {
+            Some(_) => "limits.memory_max".to_owned(),
+            None => format!("three quarters of {} {}", memory.source.owner(), rounded(memory.bytes)),
+        };
+        format!("memory {process} ({origin}), {session} for a session")
+    }
+
     /// None without a certificate.
     pub fn tls_config(&self) -> Option<TlsConfig> {
         let (cert, key) = self.tls.cert_file.clone().zip(self.tls.key_file.clone())?;
@@ -259,4 +292,9 @@ impl Config {
 fn node(uri: &BrokerUri) -> Node {
     let encryption = if uri.tls { Encryption::Tls } else { Encryption::Plain };
     Node { host: uri.host.clone(), port: uri.port, encryption }
+}
+
+/// In whole MiB: nobody wants to read more of a machine's memory.
+fn rounded(bytes: usize) -> String {
+    size_text(bytes >> 20 << 20)
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use super::Config;
 use super::access;
 use super::files;
+use super::parts::FRAME_COPIES;
 use super::quantity::{duration_text, size_text};
 use super::reader::Reader;
 use super::tls_rules;
@@ -22,6 +23,7 @@ pub(super) fn check(config: &Config, reader: &mut Reader) {
     default_login(config, reader);
     tokens::check(config, reader);
     limits(config, reader);
+    memory(config, reader);
     timing(config, reader);
     static_files(config, reader);
     audit_file(config, reader);
@@ -105,6 +107,29 @@ fn limits(config: &Config, reader: &mut Reader) {
         if smaller.1 > larger.1 && reader.sound(&keys) {
             let (small, large) = (size_text(smaller.1), size_text(larger.1));
             reader.blame(&keys, format!("{} {small} must not exceed {} {large}", smaller.0, larger.0));
+        }
+    }
+}
+
+fn memory(config: &Config, reader: &mut Reader) {
+    let (keys, frame) = (["limits.session_bytes_max", "stomp.frame_bytes_max"], config.stomp.frame_bytes_max);
+    let least = frame.saturating_mul(FRAME_COPIES);
+    if let Some(session) = config.limits.session_bytes_max.filter(|session| *session < least)
+        && reader.sound(&keys)
+    {
+        let (session, frame) = (size_text(session), size_text(frame));
+        reader.blame(&keys, format!("{} {session} must be at least three times {} {frame}", keys[0], keys[1]));
+    }
+    let pairs = [
+        ("limits.session_bytes_max", config.limits.session_bytes_max),
+        ("limits.user_bytes_max", config.limits.user_bytes_max),
+    ];
+    for (key, value) in pairs {
+        let (Some(value), Some(process)) = (value, config.limits.memory_max) else { continue };
+        let keys = [key, "limits.memory_max"];
+        if value > process && reader.sound(&keys) {
+            let (small, large) = (size_text(value), size_text(process));
+            reader.blame(&keys, format!("{key} {small} must not exceed limits.memory_max {large}"));
         }
     }
 }

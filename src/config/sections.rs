@@ -375,6 +375,14 @@ section! {
         connections_per_address_max: usize = count(1..=10_000_000), "1000";
         /// Client connections at a time of one user.
         connections_per_user_max: usize = count(1..=10_000_000), "10000";
+        /// Memory of the process. Empty: three quarters of the machine's, or of the control group's where that has less; `check`
+        /// and the log at the start show it. Near it newcomers are told to come later, then those who hold most are ended.
+        memory_max: Option<usize> = optional(size(mib(64)..=mib(1 << 20))), "";
+        /// Memory that one session may hold. Empty: 128 MiB, or a quarter of `memory_max` where that is less. At least three
+        /// times `stomp.frame_bytes_max`.
+        session_bytes_max: Option<usize> = optional(size(mib(1)..=mib(1 << 20))), "";
+        /// Memory that all sessions of one user may hold together; beyond it the largest is ended. Empty: no bound of its own.
+        user_bytes_max: Option<usize> = optional(size(mib(1)..=mib(1 << 20))), "";
         /// Connections, beyond those, that are kept just long enough to tell the client which limit it has met.
         refusals_max: usize = count(0..=1_000_000), "100";
         /// New connections in a second; 0: no limit. Those beyond wait for their turn.

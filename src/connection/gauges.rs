@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Connection;
 use crate::metrics::Metrics;
 
 /// Numbers that go up and down.
@@ -59,5 +60,24 @@ impl Gauges {
             new.inc();
         }
         self.presence = presence;
+    }
+}
+
+impl Connection {
+    pub(super) fn count(&mut self) {
+        let stats = self.session.stats();
+        if stats != self.counted {
+            self.metrics.count(&stats, &self.counted);
+            self.counted = stats;
+        }
+    }
+
+    pub(super) fn numbers(&self) -> Gauged {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        Gauged {
+            send_queue_bytes: number(self.socket.queued_bytes()),
+            subscriptions: number(self.session.subscription_count()),
+            unacked: number(self.session.outstanding_count()),
+        }
     }
 }

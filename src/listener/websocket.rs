@@ -162,6 +162,16 @@ impl WebSocket {
         self.outgoing.bytes()
     }
 
+    /// What is kept for this WebSocket beside its own few KiB.
+    pub fn retained_bytes(&self) -> usize {
+        self.outgoing.bytes()
+    }
+
+    /// Forgets the queued messages that were not begun.
+    pub fn drop_messages(&mut self) {
+        self.outgoing.drop_messages();
+    }
+
     /// Bytes that the operating system has taken since the beginning; when it stands still, the peer does not read.
     pub fn written_bytes(&self) -> u64 {
         self.outgoing.written_bytes()

@@ -143,6 +143,9 @@ fn report(clients: &Clients, client: &dyn std::fmt::Display, limit: Limit) {
         Limit::ConnectionsOfAddress => "limits.connections_per_address_max",
         Limit::ConnectionsOfUser => "limits.connections_per_user_max",
         Limit::ConnectRate => "limits.connect_rate_max or limits.connect_rate_per_address_max",
+        Limit::Memory => "limits.memory_max",
+        Limit::MemoryOfSession => "limits.session_bytes_max",
+        Limit::MemoryOfUser => "limits.user_bytes_max",
         Limit::HandshakeRate => "limits.handshake_rate_max or limits.handshake_rate_per_address_max",
     };
     if clients.may_warn(Instant::now()) {

@@ -21,7 +21,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::admin::{self, View};
-use crate::broker::Broker;
+use crate::broker::{Broker, BrokerConfig};
+use crate::budget::{Budget, machine};
 use crate::clients::Clients;
 use crate::config::{Auth, Config, Jwt, Problems, Scheme};
 use crate::listener::tcp;
@@ -73,6 +74,7 @@ pub struct Reload {
 pub struct Server {
     admin: Option<TcpListener>,
     broker: Broker,
+    budget: Budget,
     config: Config,
     doors: Vec<Door>,
     metrics: Arc<Metrics>,
@@ -108,7 +110,9 @@ impl Server {
 
     /// Takes the sockets that are there already and binds the others.
     fn open(config: Config, mut inherited: Inherited) -> Result<Server, ServeError> {
-        let broker = Broker::new(config.broker_config()).map_err(runtime)?;
+        let budget = Budget::new(config.budget_limits(machine::memory()));
+        let broker = BrokerConfig { budget: budget.clone(), ..config.broker_config() };
+        let broker = Broker::new(broker).map_err(runtime)?;
         let metrics = Arc::new(Metrics::default());
         let serving = Arc::new(Serving::new(&config, &metrics).map_err(runtime)?);
         let mut listen = |address: SocketAddr, name: &dyn std::fmt::Display| {
@@ -124,7 +128,7 @@ impl Server {
         for address in inherited.unused() {
             warn!(%address, "the service manager passes a socket that the configuration does not name; it is closed");
         }
-        Ok(Server { admin, broker, config, doors, metrics, redirect, serving })
+        Ok(Server { admin, broker, budget, config, doors, metrics, redirect, serving })
     }
 
     /// The listen URLs with the ports that were really bound.
@@ -139,13 +143,13 @@ impl Server {
     /// Serves until [`Signal::Stop`], then drains. The end of `signals` counts as Stop.
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>, reload: Reload) -> Ended {
         let secure_port = self.secure_port();
-        let Server { admin, broker, mut config, doors, metrics, redirect, serving } = self;
+        let Server { admin, broker, budget, mut config, doors, metrics, redirect, serving } = self;
         let readiness = Readiness::default();
-        let clients = Clients::new(config.client_limits());
+        let clients = Clients::new(config.client_limits(), budget.clone());
         let (background, stopped) = (TaskTracker::new(), CancellationToken::new());
         background.spawn(readiness.clone().watch(broker.clone(), stopped.clone()));
         if let Some(socket) = admin {
-            let view = View::new(broker.clone(), clients.clone(), &metrics, readiness.clone());
+            let view = View::new(broker.clone(), budget.clone(), clients.clone(), &metrics, readiness.clone());
             background.spawn(admin::serve(socket, view, stopped.clone()));
         }
         if let Some(acceptor) = &serving.current().tls {
@@ -161,7 +165,8 @@ impl Server {
         }
         readiness.listening();
         notify::ready("serving");
-        let reloadable = Reloadable { broker: &broker, clients: &clients, metrics: &metrics, serving: &serving };
+        let reloadable =
+            Reloadable { broker: &broker, budget: &budget, clients: &clients, metrics: &metrics, serving: &serving };
         while let Some(Signal::Reload) = signals.recv().await {
             notify::reloading();
             let new = reloadable.reload(&reload, &config);
@@ -202,6 +207,9 @@ impl Server {
             say(&format!("redirecting {} to https", redirect::url(address)));
         }
         say(&format!("broker {brokers}; {auth}; admin {admin}"));
+        let memory = self.config.budget_text(machine::memory());
+        info!(memory, "budget");
+        say(&memory);
         say("ready");
     }
 }

@@ -9,6 +9,7 @@ use super::Reload;
 use super::state::Serving;
 use crate::audit;
 use crate::broker::Broker;
+use crate::budget::{Budget, machine};
 use crate::clients::Clients;
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -39,6 +40,7 @@ const OF_OPEN_SESSIONS: [&str; 1] = ["rules"];
 /// What a reload acts upon.
 pub(super) struct Reloadable<'a> {
     pub(super) broker: &'a Broker,
+    pub(super) budget: &'a Budget,
     pub(super) clients: &'a Clients,
     pub(super) metrics: &'a Arc<Metrics>,
     pub(super) serving: &'a Serving,
@@ -70,6 +72,7 @@ impl Reloadable<'_> {
         self.serving.replace(&new, self.metrics)?;
         self.broker.set_nodes(nodes);
         self.clients.set_limits(new.client_limits());
+        self.budget.set_limits(new.budget_limits(machine::memory()));
         Ok(new)
     }
 }

@@ -15,6 +15,12 @@ pub enum Limit {
     ConnectRate,
     /// `limits.handshake_rate_max` or `limits.handshake_rate_per_address_max`
     HandshakeRate,
+    /// `limits.memory_max`
+    Memory,
+    /// `limits.session_bytes_max`
+    MemoryOfSession,
+    /// `limits.user_bytes_max`
+    MemoryOfUser,
 }
 
 impl Limit {
@@ -26,6 +32,9 @@ impl Limit {
             Limit::ConnectionsOfUser => "limit_user",
             Limit::ConnectRate => "rate_connect",
             Limit::HandshakeRate => "rate_handshake",
+            Limit::Memory => "memory",
+            Limit::MemoryOfSession => "memory_session",
+            Limit::MemoryOfUser => "memory_user",
         }
     }
 
@@ -63,7 +72,29 @@ impl Limit {
                 "more clients connect at the moment than allowed in a second\n",
                 later,
             ),
+            Limit::Memory => (
+                "limit.memory",
+                "Out of memory",
+                "the relay has no memory left for this connection: newcomers are refused, and those who hold most are ended\n",
+                "Try again after a random time; take messages faster, send less at once. The operator may raise limits.memory_max.",
+            ),
+            Limit::MemoryOfSession => (
+                "limit.session_memory",
+                "Out of memory",
+                "this session holds more memory than one may: unfinished frames, transactions, unconfirmed or unread messages\n",
+                "Commit smaller transactions, wait for receipts, read what is sent. The operator may raise limits.session_bytes_max.",
+            ),
+            Limit::MemoryOfUser => (
+                "limit.user_memory",
+                "Out of memory",
+                "the sessions of this user together hold more memory than one user's may, and this one held most\n",
+                "Use fewer connections, read what is sent. The operator may raise limits.user_bytes_max.",
+            ),
         };
-        Refusal::fatal(code, message, body, hint).closing(CloseCode::TryAgainLater)
+        let close = match self {
+            Limit::MemoryOfSession => CloseCode::PolicyViolation,
+            _ => CloseCode::TryAgainLater,
+        };
+        Refusal::fatal(code, message, body, hint).closing(close)
     }
 }

@@ -263,6 +263,11 @@ impl Session {
         self.subscriptions.len()
     }
 
+    /// What is kept for the client: transactions, and SENDs without a confirm.
+    pub fn retained_bytes(&self) -> usize {
+        self.publishing.unconfirmed_bytes() + self.transactions.bytes()
+    }
+
     /// Deliveries that the client has not settled.
     pub fn outstanding_count(&self) -> usize {
         self.ledger.len()

@@ -75,6 +75,10 @@ pub(super) struct Publishing {
 }
 
 impl Publishing {
+    pub(super) fn unconfirmed_bytes(&self) -> usize {
+        self.unconfirmed_bytes
+    }
+
     /// So that the queue is declared again when it is next used: its last consumer here is gone, and it may be too.
     pub(super) fn forget_queue(&mut self, name: &ShortText) {
         self.declared.remove(name);

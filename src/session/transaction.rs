@@ -61,6 +61,13 @@ pub(super) struct Transactions {
     open: HashMap<String, Transaction>,
 }
 
+impl Transactions {
+    /// What is kept until COMMIT.
+    pub(super) fn bytes(&self) -> usize {
+        self.open.values().map(|transaction| transaction.bytes).sum()
+    }
+}
+
 impl Session {
     pub(super) fn handle_begin(&mut self, frame: &Frame) -> Result<(), Refusal> {
         let name = transaction_name(frame, "BEGIN")?;

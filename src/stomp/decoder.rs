@@ -73,6 +73,11 @@ impl Decoder {
         self.limits = limits;
     }
 
+    /// What is kept of the frame under way.
+    pub fn retained_bytes(&self) -> usize {
+        self.frame_bytes
+    }
+
     /// Whether a frame has begun but is not complete.
     pub fn in_frame(&self) -> bool {
         !matches!(self.stage, Stage::BetweenFrames | Stage::Failed(_))

@@ -31,9 +31,11 @@ fn text_of(output: &Output) -> (i32, String, String) {
 #[test]
 fn check_says_ok_or_lists_the_problems() {
     let scratch = Scratch::new();
-    let path = scratch.write("relay.toml", "[drain]\ndelay = \"2s\"\n");
+    let settings = "[drain]\ndelay = \"2s\"\n[limits]\nmemory_max = \"512MiB\"\n";
+    let path = scratch.write("relay.toml", settings);
     let file = path.to_str().unwrap();
-    let ok = (0, format!("{file}: ok\n"), String::new());
+    let memory = "memory 512MiB (limits.memory_max), 128MiB for a session";
+    let ok = (0, format!("{file}: ok\n{memory}\n"), String::new());
     assert_eq!(run(&["check", "--config", file]), ok);
     assert_eq!(run(&["check", "--config", file, "--offline"]), ok);
 
@@ -124,7 +126,7 @@ fn check_and_serve_warn_of_a_key_that_is_open_to_others() {
     let file = config.to_str().unwrap();
     let check = || {
         let (code, said, warnings) = run(&["check", "--config", file]);
-        assert_eq!((code, said), (0, format!("{file}: ok\n")), "{warnings}");
+        assert!(code == 0 && said.starts_with(&format!("{file}: ok\nmemory ")), "{said}{warnings}");
         warnings
     };
     assert_eq!(check(), "");

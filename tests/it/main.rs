@@ -23,6 +23,7 @@ mod layers;
 mod leaks;
 mod liveness;
 mod load;
+mod memory;
 mod packaging;
 mod plugin;
 mod plugin_acks;
