@@ -55,8 +55,8 @@ const FRAMES_PER_TURN: usize = 64;
 /// Events of the broker handled before the socket is written, so that what they bring shares a write.
 const EVENTS_PER_TURN: usize = 64;
 
-/// Capacity that the buffer of an idle client keeps.
-const KEPT_CAPACITY: usize = 8 * 1024;
+/// Bytes decoded before others of this thread have their turn: about a millisecond of the most laborious ones.
+const DECODED_PER_TURN: usize = 64 * 1024;
 
 /// What all clients share that came under the same settings.
 #[derive(Debug)]
@@ -113,6 +113,8 @@ struct Connection {
     common_name: Option<String>,
     /// What of the session's totals is in the metrics already.
     counted: Stats,
+    /// Bytes decoded since others had their turn.
+    decoded: usize,
     gauges: Gauges,
     /// Bytes of the client's that the session knows of.
     heard: u64,
@@ -227,6 +229,11 @@ impl Connection {
             }
             if let Some(close) = self.handle_frames() {
                 return close;
+            }
+            if self.more || self.decoded >= DECODED_PER_TURN {
+                // What has arrived can keep this task going for as long as it likes, whatever the sockets' own budget says.
+                self.decoded = 0;
+                tokio::task::yield_now().await;
             }
             let now = Instant::now();
             self.gauges.gauge(self.numbers());
@@ -440,14 +447,26 @@ impl Connection {
     }
 
     fn keep(&mut self, bytes: Bytes) {
-        if self.buffer.is_empty() && self.buffer.capacity() > KEPT_CAPACITY {
-            self.buffer = BytesMut::new();
+        if self.buffer.is_empty() {
+            self.buffer = bytes.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        } else {
+            self.buffer.extend_from_slice(&bytes);
         }
-        self.buffer.extend_from_slice(&bytes);
     }
 
     /// Hands over what can be decoded, as long as the session wants it and the client reads its answers.
     fn handle_frames(&mut self) -> Option<Close> {
+        let before = self.buffer.len();
+        let close = self.decode_frames();
+        self.decoded += before - self.buffer.len();
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+        close
+    }
+
+    fn decode_frames(&mut self) -> Option<Close> {
+        let before = self.buffer.len();
         let now = Instant::now();
         let mut handled = 0;
         self.more = false;
@@ -466,7 +485,7 @@ impl Connection {
                 }
                 Err(error) => return self.input(now, Input::Malformed(error)),
             }
-            if handled >= FRAMES_PER_TURN {
+            if handled >= FRAMES_PER_TURN || before - self.buffer.len() >= DECODED_PER_TURN {
                 self.more = true;
                 break;
             }

@@ -9,7 +9,13 @@ use libfuzzer_sys::fuzz_target;
 use stomp_relay::stomp::{DecodeError, Decoder, Escapes, Item, Limits};
 
 /// Small, so that a fuzzer's inputs cross each of them.
-const LIMITS: Limits = Limits { frame_bytes_max: 256, header_count_max: 4, header_line_bytes_max: 64 };
+const LIMITS: Limits = Limits {
+    frame_bytes_max: 256,
+    header_count_max: 4,
+    header_line_bytes_max: 64,
+    header_lines_max: usize::MAX,
+    header_bytes_max: usize::MAX,
+};
 
 fuzz_target!(|data: &[u8]| {
     let Some((control, input)) = data.split_first() else { return };

@@ -7,7 +7,13 @@ use libfuzzer_sys::fuzz_target;
 use stomp_relay::stomp::{Command, Decoder, Escapes, Frame, Item, Limits, encode};
 
 /// Room for what the encoder adds: escapes for characters that may stand raw, and content-length.
-const ROOMY: Limits = Limits { frame_bytes_max: 16 << 20, header_count_max: 101, header_line_bytes_max: 64 << 10 };
+const ROOMY: Limits = Limits {
+    frame_bytes_max: 16 << 20,
+    header_count_max: 101,
+    header_line_bytes_max: 64 << 10,
+    header_lines_max: usize::MAX,
+    header_bytes_max: usize::MAX,
+};
 
 fuzz_target!(|data: &[u8]| {
     for frame in decode(data, Limits::default()) {

@@ -64,8 +64,10 @@ impl Config {
         let stomp = &self.stomp;
         let limits = |frame_bytes_max| Limits {
             frame_bytes_max,
+            header_bytes_max: stomp.header_bytes_max,
             header_count_max: stomp.header_count_max,
             header_line_bytes_max: stomp.header_line_bytes_max,
+            header_lines_max: stomp.header_lines_max,
         };
         ConnectionConfig {
             auth,

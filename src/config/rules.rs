@@ -102,7 +102,13 @@ fn limits(config: &Config, reader: &mut Reader) {
     let frame = ("stomp.frame_bytes_max", stomp.frame_bytes_max);
     let login_frame = ("stomp.login_frame_bytes_max", stomp.login_frame_bytes_max);
     let line = ("stomp.header_line_bytes_max", stomp.header_line_bytes_max);
-    for (smaller, larger) in [(login_frame, frame), (line, login_frame)] {
+    let headers = ("stomp.header_bytes_max", stomp.header_bytes_max);
+    let (count, lines) = (stomp.header_count_max, stomp.header_lines_max);
+    let keys = ["stomp.header_count_max", "stomp.header_lines_max"];
+    if count > lines && reader.sound(&keys) {
+        reader.blame(&keys, format!("{} {count} must not exceed {} {lines}", keys[0], keys[1]));
+    }
+    for (smaller, larger) in [(login_frame, frame), (line, login_frame), (line, headers)] {
         let keys = [smaller.0, larger.0];
         if smaller.1 > larger.1 && reader.sound(&keys) {
             let (small, large) = (size_text(smaller.1), size_text(larger.1));

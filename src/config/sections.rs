@@ -250,8 +250,12 @@ section! {
         frame_bytes_max: usize = size(kib(1)..=mib(512)), "4MiB";
         /// Bytes that a client may send before it has logged in.
         login_frame_bytes_max: usize = size(kib(1)..=mib(16)), "64KiB";
-        /// Headers of one frame.
+        /// Header lines of one frame together.
+        header_bytes_max: usize = size(kib(1)..=mib(16)), "128KiB";
+        /// Different headers of one frame.
         header_count_max: usize = count(10..=10_000), "100";
+        /// Header lines of one frame, those that repeat a name included.
+        header_lines_max: usize = count(10..=100_000), "1000";
         /// Length of one header line.
         header_line_bytes_max: usize = size(256..=mib(1)), "10KiB";
         /// Shortest heart-beat interval that is negotiated; a client that asks for a shorter one gets this.

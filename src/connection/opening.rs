@@ -52,6 +52,7 @@ impl Connection {
             client: opened.source.to_string(),
             common_name,
             counted: Stats::default(),
+            decoded: 0,
             decoder: Decoder::new(config.login_limits, config.escapes),
             gauges: Gauges::new(metrics.clone()),
             heard: 0,

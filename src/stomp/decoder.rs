@@ -1,4 +1,4 @@
-//! Bytes to frames, as they arrive. Owns how far a frame has been read; the bytes are the caller's.
+//! Bytes to frames, as they arrive. Owns what has been read of the frame under way; the caller keeps the beginning of a line.
 //!
 //! Does not judge whether a frame makes sense, and does not read or wait: it is given what has arrived.
 
@@ -7,7 +7,7 @@ use super::error::excerpt;
 use super::escape::unescape;
 use super::line::{Bounds, Fault, find_line};
 use super::{COMMAND_BYTES_MAX, Command, DecodeError, Escapes, Frame, Limits};
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr;
 
 /// What a peer sends.
@@ -24,6 +24,8 @@ pub enum Item {
 /// Deviations from STOMP 1.2, all of RabbitMQ's plugin: escapes as [`Escapes`] says; `content-length` counts for SEND
 /// only, and one that is not a number counts as absent; NULs between frames are skipped; any frame may have a body.
 pub struct Decoder {
+    /// What has come of the body. Apart from the input, so that a body never keeps more alive than itself, nor does the input.
+    body: Vec<u8>,
     limits: Limits,
     escapes: Escapes,
     stage: Stage,
@@ -31,11 +33,16 @@ pub struct Decoder {
     frame: Frame,
     /// Bytes of the frame under way that have been consumed.
     frame_bytes: usize,
+    /// Bytes of its header lines that have been consumed.
+    header_bytes: usize,
     /// Header lines of the frame under way that have been consumed.
     header_lines: usize,
     /// Bytes at the beginning of the input in which nothing was found.
     scanned: usize,
 }
+
+/// A body that grows gets this part of itself as room.
+const BODY_GROWTH: usize = 4;
 
 enum Stage {
     BetweenFrames,
@@ -58,11 +65,13 @@ enum Step {
 impl Decoder {
     pub fn new(limits: Limits, escapes: Escapes) -> Decoder {
         Decoder {
+            body: Vec::new(),
             limits,
             escapes,
             stage: Stage::BetweenFrames,
             frame: blank_frame(),
             frame_bytes: 0,
+            header_bytes: 0,
             header_lines: 0,
             scanned: 0,
         }
@@ -73,20 +82,21 @@ impl Decoder {
         self.limits = limits;
     }
 
-    /// What is kept of the frame under way.
-    pub fn retained_bytes(&self) -> usize {
-        self.frame_bytes
-    }
-
     /// Whether a frame has begun but is not complete.
     pub fn in_frame(&self) -> bool {
         !matches!(self.stage, Stage::BetweenFrames | Stage::Failed(_))
     }
 
+    /// What the frame under way holds on the heap: at most a quarter more than what has come of its body, and one and a half
+    /// times its headers.
+    pub fn retained_bytes(&self) -> usize {
+        self.body.capacity() + self.frame.headers.retained_bytes()
+    }
+
     /// Takes the next item from the beginning of `input`. `None`: needs more bytes behind those that are left there.
     ///
-    /// Between two calls `input` may only grow at its end. What is left there never exceeds what the limits allow for
-    /// one frame. The body is split off, not copied.
+    /// Between two calls `input` may only grow at its end. After `None` at most one line is left there. One call reads at most
+    /// one frame, so its headers' limits bound the work beside the copy of the body. A body has an allocation of its own size.
     ///
     /// # Errors
     /// The first error is final: every later call returns it again.
@@ -106,6 +116,7 @@ impl Decoder {
                 Ok(Step::NeedsMore) => return Ok(None),
                 Err(error) => {
                     self.frame = blank_frame();
+                    self.body = Vec::new();
                     self.stage = Stage::Failed(error);
                 }
             }
@@ -170,7 +181,14 @@ impl Decoder {
                 Ok(None) => break Step::NeedsMore,
                 Err(fault) => return Err(self.header_error(fault)),
             };
+            self.header_bytes += line.bytes;
+            if self.header_bytes > self.limits.header_bytes_max {
+                return Err(DecodeError::HeadersTooLarge { limit: self.limits.header_bytes_max });
+            }
             if line.text_bytes > 0 {
+                if self.header_lines >= self.limits.header_lines_max {
+                    return Err(DecodeError::TooManyHeaderLines { limit: self.limits.header_lines_max });
+                }
                 self.keep_header(&rest[..line.text_bytes])?;
                 self.header_lines += 1;
             }
@@ -242,34 +260,58 @@ impl Decoder {
     fn read_body(&mut self, input: &mut BytesMut) -> Result<Step, DecodeError> {
         let left = self.frame_bytes_left();
         let window = input.len().min(left);
-        let from = self.scanned.min(window);
-        match memchr(b'\0', &input[from..window]) {
-            Some(offset) => Ok(self.finish(from + offset, input)),
+        match memchr(b'\0', &input[..window]) {
+            Some(offset) => Ok(self.finish(offset, input)),
             None if window == left => Err(self.frame_too_large()),
             None => {
-                self.scanned = window;
+                self.keep_body(left, input);
                 Ok(Step::NeedsMore)
             }
         }
     }
 
+    /// `bytes` is what content-length said.
     fn read_sized_body(&mut self, bytes: usize, input: &mut BytesMut) -> Result<Step, DecodeError> {
-        match input.get(bytes) {
-            None => Ok(Step::NeedsMore),
-            Some(b'\0') => Ok(self.finish(bytes, input)),
+        let left = bytes - self.body.len();
+        match input.get(left) {
+            None => {
+                self.keep_body(left, input);
+                Ok(Step::NeedsMore)
+            }
+            Some(b'\0') => Ok(self.finish(left, input)),
             Some(_) => Err(DecodeError::BodyNotTerminated { content_length: bytes }),
         }
     }
 
-    /// Takes the body and the NUL behind it.
-    fn finish(&mut self, body_bytes: usize, input: &mut BytesMut) -> Step {
-        let mut frame = std::mem::replace(&mut self.frame, blank_frame());
-        if body_bytes > 0 {
-            frame.body = input.split_to(body_bytes).freeze();
+    /// Takes all of the input, the beginning or middle of a body of which `left` bytes are to come at most.
+    fn keep_body(&mut self, left: usize, input: &mut BytesMut) {
+        let bytes = input.len();
+        if self.body.capacity() - self.body.len() < bytes {
+            // Not doubled: what has not come yet takes little, and large blocks grow without being copied.
+            self.body.reserve_exact((self.body.len() / BODY_GROWTH).max(bytes).min(left));
         }
-        input.advance(1);
+        self.body.extend_from_slice(input);
+        self.frame_bytes += bytes;
+        input.advance(bytes);
+    }
+
+    /// Takes the last `bytes` of the body and the NUL behind it.
+    fn finish(&mut self, bytes: usize, input: &mut BytesMut) -> Step {
+        let mut frame = std::mem::replace(&mut self.frame, blank_frame());
+        let last = &input[..bytes];
+        frame.body = if self.body.is_empty() {
+            Bytes::copy_from_slice(last)
+        } else {
+            let mut body = std::mem::take(&mut self.body);
+            body.reserve_exact(bytes);
+            body.extend_from_slice(last);
+            body.shrink_to_fit();
+            body.into()
+        };
+        input.advance(bytes + 1);
         self.stage = Stage::BetweenFrames;
         self.frame_bytes = 0;
+        self.header_bytes = 0;
         self.header_lines = 0;
         self.scanned = 0;
         Step::Item(Item::Frame(frame))

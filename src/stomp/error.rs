@@ -33,6 +33,8 @@ pub enum DecodeError {
     FrameTooLarge { limit: usize },
     #[error("header line {line} is longer than {limit} bytes")]
     HeaderLineTooLong { line: usize, limit: usize },
+    #[error("the frame's header lines take more than {limit} bytes together; large values belong into the body")]
+    HeadersTooLarge { limit: usize },
     #[error("the name \"{name}\" in header line {line} is not UTF-8")]
     HeaderNameNotUtf8 { line: usize, name: String },
     #[error("the value of header \"{name}\" in header line {line} is not UTF-8")]
@@ -47,6 +49,8 @@ pub enum DecodeError {
     NulInCommand { command: String },
     #[error("header line {line} has a NUL; an empty line must come before the body")]
     NulInHeader { line: usize },
+    #[error("the frame has more than {limit} header lines")]
+    TooManyHeaderLines { limit: usize },
     #[error("the frame has more than {limit} different headers")]
     TooManyHeaders { limit: usize },
     #[error(
@@ -71,6 +75,8 @@ impl DecodeError {
             DecodeError::ContentLengthTooLarge { .. }
                 | DecodeError::FrameTooLarge { .. }
                 | DecodeError::HeaderLineTooLong { .. }
+                | DecodeError::HeadersTooLarge { .. }
+                | DecodeError::TooManyHeaderLines { .. }
                 | DecodeError::TooManyHeaders { .. }
         )
     }

@@ -61,7 +61,11 @@ impl Headers {
             self.spans.reserve(SPANS_FIRST);
             self.text.reserve(TEXT_BYTES_FIRST.max(bytes));
         } else {
-            self.text.reserve(bytes);
+            let room = self.text.capacity() - self.text.len();
+            if room < bytes {
+                // Not doubled, since a long value is often the only one.
+                self.text.reserve_exact(bytes.max(self.text.len() / 2));
+            }
         }
     }
 
@@ -70,6 +74,11 @@ impl Headers {
         let separators = SEPARATOR_BYTES * self.spans.len();
         let plain = !self.trimmed && count_escaped(self.text.as_bytes()) == separators && !self.contains(without);
         plain.then_some(&self.text)
+    }
+
+    /// What they hold on the heap.
+    pub(super) fn retained_bytes(&self) -> usize {
+        self.text.capacity() + self.spans.capacity() * size_of::<Span>()
     }
 
     /// Bytes of all headers as they are written, escapes not counted.

@@ -6,7 +6,13 @@ use proptest::prelude::*;
 use stomp_relay::stomp::{Command, DecodeError, Decoder, Escapes, Frame, Item, Limits, encode};
 
 /// Small, so that generated input crosses each of them.
-const SMALL: Limits = Limits { frame_bytes_max: 80, header_count_max: 3, header_line_bytes_max: 24 };
+const SMALL: Limits = Limits {
+    frame_bytes_max: 80,
+    header_count_max: 3,
+    header_line_bytes_max: 24,
+    header_lines_max: usize::MAX,
+    header_bytes_max: usize::MAX,
+};
 
 type Outcome = (Vec<Item>, Option<DecodeError>);
 

@@ -4,7 +4,13 @@ use super::{Decoder, Item};
 use crate::stomp::{Command, DecodeError, Escapes, Frame, Headers, Limits};
 use bytes::{Bytes, BytesMut};
 
-const SMALL: Limits = Limits { frame_bytes_max: 60, header_count_max: 3, header_line_bytes_max: 20 };
+const SMALL: Limits = Limits {
+    frame_bytes_max: 60,
+    header_count_max: 3,
+    header_line_bytes_max: 20,
+    header_lines_max: usize::MAX,
+    header_bytes_max: usize::MAX,
+};
 
 type Outcome = (Vec<Item>, Option<DecodeError>);
 
@@ -296,12 +302,35 @@ mod bodies {
     }
 
     #[test]
-    fn a_body_is_not_copied() {
-        let mut input = BytesMut::from("SEND\n\nbody\0");
-        let begins = input[6..].as_ptr();
-        let item = Decoder::new(Limits::default(), Escapes::All).decode(&mut input);
+    fn a_body_keeps_only_itself_alive() {
+        let mut input = BytesMut::from(&*format!("{}SEND\n\nbody\0", "\n".repeat(100_000)));
+        let whole = input.as_ptr_range();
+        let mut decoder = Decoder::new(Limits::default(), Escapes::All);
+        assert_eq!(decoder.decode(&mut input), Ok(Some(Item::Heartbeat)));
+        let item = decoder.decode(&mut input);
         let Ok(Some(Item::Frame(frame))) = item else { panic!("{item:?}") };
-        assert_eq!(frame.body.as_ptr(), begins);
+        assert!(!whole.contains(&frame.body.as_ptr()), "it is a part of what arrived with it");
+        assert!(frame.body.is_unique());
+    }
+
+    #[test]
+    fn an_unfinished_body_holds_about_what_has_come() {
+        for announced in ["", "content-length:3000000\n"] {
+            let mut decoder = Decoder::new(Limits::default(), Escapes::All);
+            let mut input = BytesMut::from(&*format!("SEND\n{announced}\n"));
+            assert_eq!(decoder.decode(&mut input), Ok(None));
+            for come in (10_000..=3_000_000).step_by(10_000) {
+                input.extend_from_slice(&[b'b'; 10_000]);
+                assert_eq!(decoder.decode(&mut input), Ok(None));
+                assert!(input.is_empty(), "the body has left the input");
+                let held = decoder.retained_bytes();
+                assert!((come..=come + come / 4 + 16_384).contains(&held), "{held} bytes for {come}");
+            }
+            input.extend_from_slice(b"\0");
+            let Ok(Some(Item::Frame(frame))) = decoder.decode(&mut input) else { panic!("no frame") };
+            assert_eq!(frame.body.len(), 3_000_000);
+            assert_eq!(decoder.retained_bytes(), 0);
+        }
     }
 
     #[test]
@@ -439,6 +468,24 @@ mod limits {
     }
 
     #[test]
+    fn lines_that_repeat_a_name_have_a_bound_of_their_own() {
+        let frame = |lines: usize| format!("SEND\n{}\n\0", "a:\n".repeat(lines));
+        let limits = Limits { header_lines_max: 7, ..Limits::default() };
+        assert_eq!(decode_with(&frame(7), limits, Escapes::All).1, None);
+        let error = decode_with(&frame(8), limits, Escapes::All).1;
+        assert_eq!(error, Some(DecodeError::TooManyHeaderLines { limit: 7 }));
+    }
+
+    #[test]
+    fn header_lines_have_a_bound_together() {
+        let frame = "SEND\na:12345\r\nb:1\n\n\0";
+        let limits = |header_bytes_max| Limits { header_bytes_max, ..Limits::default() };
+        assert_eq!(decode_with(frame, limits(14), Escapes::All).1, None);
+        let error = decode_with(frame, limits(13), Escapes::All).1;
+        assert_eq!(error, Some(DecodeError::HeadersTooLarge { limit: 13 }));
+    }
+
+    #[test]
     fn limits_can_be_raised_after_login() {
         let mut decoder = Decoder::new(SMALL, Escapes::All);
         let mut input = BytesMut::from("CONNECT\n\n\0");
@@ -461,7 +508,13 @@ mod limits {
 
     #[test]
     fn limits_of_zero_refuse_every_frame() {
-        let none = Limits { frame_bytes_max: 0, header_count_max: 0, header_line_bytes_max: 0 };
+        let none = Limits {
+            frame_bytes_max: 0,
+            header_count_max: 0,
+            header_line_bytes_max: 0,
+            header_lines_max: usize::MAX,
+            header_bytes_max: usize::MAX,
+        };
         assert_eq!(decode_with("\nS", none, Escapes::All).1, Some(DecodeError::FrameTooLarge { limit: 0 }));
     }
 }
