@@ -42,7 +42,7 @@ const ACCESS_REFUSED: u16 = 403;
 const PRECONDITION_FAILED: u16 = 406;
 const NOT_ALLOWED: u16 = 530;
 
-/// Body bytes that a session may have waiting to be written, or one message of any size.
+/// Bytes that a session may have waiting to be written, headers included, or one message of any size.
 const UNWRITTEN_BYTES_MAX: usize = 64 * 1024;
 
 /// Publishes that a session may have waiting to be written.
@@ -65,6 +65,7 @@ struct Meta {
 }
 
 pub(super) struct Writing {
+    bytes: usize,
     meta: Meta,
     result: Option<lapin::Result<PublisherConfirm>>,
     work: Work,
@@ -77,7 +78,7 @@ impl Writing {
             Poll::Ready(result) => Some(result),
             Poll::Pending => None,
         };
-        Writing { meta, result, work }
+        Writing { bytes: bytes_of(&meta.publish), meta, result, work }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<lapin::Result<PublisherConfirm>> {
@@ -85,10 +86,6 @@ impl Writing {
             Some(result) => Poll::Ready(result),
             None => self.work.poll_unpin(cx),
         }
-    }
-
-    fn bytes(&self) -> usize {
-        self.meta.publish.message.body.len()
     }
 
     /// The end of a publish that nobody reports any more.
@@ -300,7 +297,7 @@ impl PublishSide {
             let first = self.unconfirmed.is_empty() && self.writing.is_empty();
             return if first { Err(failure) } else { Ok(Progress::None) };
         }
-        if !self.may_write(next.message.body.len()) {
+        if !self.may_write(bytes_of(next)) {
             return Ok(Progress::None);
         }
         let raw = channel.raw.clone();
@@ -339,7 +336,7 @@ impl PublishSide {
     }
 
     fn may_write(&self, bytes: usize) -> bool {
-        let waiting = self.writing.iter().map(Writing::bytes).sum::<usize>();
+        let waiting = self.writing.iter().map(|writing| writing.bytes).sum::<usize>();
         self.writing.is_empty() || (self.writing.len() < UNWRITTEN_MAX && waiting + bytes <= UNWRITTEN_BYTES_MAX)
     }
 
@@ -383,6 +380,11 @@ impl PublishSide {
 enum Progress {
     Some,
     None,
+}
+
+/// What a publish puts into its link's queue.
+fn bytes_of(publish: &Publish) -> usize {
+    publish.message.body.len() + header_bytes(&publish.message.properties)
 }
 
 /// The second fence: lapin would write a content header beyond the frame size, and RabbitMQ would close the connection.

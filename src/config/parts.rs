@@ -139,6 +139,7 @@ impl Config {
         SessionConfig {
             blocked_timeout: self.broker.blocked_timeout,
             compatibility: stomp.compatibility,
+            copies_max: session.copies_max,
             default_credentials: default_credentials
                 .map(|(login, passcode)| Credentials { login: login.clone(), passcode: passcode.expose().to_owned() }),
             default_nack_requeue: stomp.default_nack_requeue,
@@ -167,11 +168,13 @@ impl Config {
             // RabbitMQ judges what a client does with its own user; a service account may do what no client may.
             stance: if self.auth.service_login.is_some() { Stance::Closed } else { Stance::Open },
             sources: self.sources(),
+            subscription_bytes_max: session.subscription_bytes_max,
             subscriptions_max: session.subscriptions_max,
             survive: self.subscriptions.survive,
             transaction_bytes_max: session.transaction_bytes_max,
             transaction_frames_max: session.transaction_frames_max,
             transactions_max: session.transactions_max,
+            unacked_bytes_max: session.unacked_bytes_max,
             unconfirmed_bytes_max: session.unconfirmed_bytes_max,
             unconfirmed_messages_max: session.unconfirmed_messages_max,
             virtual_hosts: VirtualHosts {

@@ -272,6 +272,8 @@ section! {
         login_timeout: Duration = duration(milliseconds(10)..=minutes(10)), "10s";
         /// Subscriptions at a time.
         subscriptions_max: usize = count(1..=100_000), "256";
+        /// Bytes that one subscription may hold for as long as it lasts: id, destination, arguments.
+        subscription_bytes_max: usize = size(kib(4)..=mib(16)), "32KiB";
         /// Open transactions.
         transactions_max: usize = count(1..=10_000), "16";
         /// Frames in one transaction.
@@ -283,6 +285,11 @@ section! {
         /// Unacknowledged messages of a subscription with `ack:client` or `client-individual` that sets no
         /// `prefetch-count`.
         prefetch_client: u16 = count(1..=65_535), "1000";
+        /// Bytes that the relay keeps to recognise unacknowledged messages, about 130 for each (their bodies are not kept). Beyond
+        /// it the session ends.
+        unacked_bytes_max: usize = size(kib(64)..=mib(1024)), "32MiB";
+        /// Routing keys in the `CC` and `BCC` of a SEND together.
+        copies_max: usize = count(1..=10_000), "100";
         /// SENDs that RabbitMQ has not confirmed; the client is not read at this bound.
         unconfirmed_messages_max: usize = count(1..=100_000), "256";
         /// Bytes of SENDs that RabbitMQ has not confirmed; the client is not read at this bound.

@@ -104,6 +104,7 @@ impl Session {
     }
 
     pub(super) fn change_identity(&mut self, identity: Identity) {
+        self.identity_bytes = super::retained::identity(&identity);
         self.identity = identity;
         self.judge_subscriptions();
     }

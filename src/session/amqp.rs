@@ -47,6 +47,11 @@ impl ShortText {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Bytes that it has on the heap; none where the text fits into the value.
+    pub fn heap_bytes(&self) -> Option<usize> {
+        self.0.is_heap_allocated().then(|| self.0.len())
+    }
 }
 
 impl fmt::Display for ShortText {

@@ -82,6 +82,8 @@ pub struct SessionConfig {
     pub default_credentials: Option<Credentials>,
     /// Whether a NACK without `requeue` gives the message back to its queue.
     pub default_nack_requeue: bool,
+    /// Routing keys in `CC` and `BCC` together.
+    pub copies_max: usize,
     pub default_topic_exchange: ShortText,
     pub destination_decoding: DestinationDecoding,
     /// For what is unconfirmed when the client says DISCONNECT.
@@ -120,12 +122,16 @@ pub struct SessionConfig {
     pub stance: Stance,
     /// Where a client may show who it is.
     pub sources: Vec<Source>,
+    /// What one subscription may hold for as long as it lasts.
+    pub subscription_bytes_max: usize,
     pub subscriptions_max: usize,
     /// Topic subscriptions get a durable queue that outlives a lost connection for this long; none: a queue that ends with it.
     pub survive: Option<Duration>,
     pub transaction_bytes_max: usize,
     pub transaction_frames_max: usize,
     pub transactions_max: usize,
+    /// What deliveries that the client has not settled may hold; beyond it the session ends.
+    pub unacked_bytes_max: usize,
     pub unconfirmed_bytes_max: usize,
     pub unconfirmed_messages_max: usize,
     pub virtual_hosts: VirtualHosts,
@@ -138,6 +144,7 @@ impl Default for SessionConfig {
             compatibility: Compatibility::Strict,
             default_credentials: None,
             default_nack_requeue: true,
+            copies_max: 100,
             default_topic_exchange: ShortText::lit("amq.topic"),
             destination_decoding: DestinationDecoding::Rabbitmq,
             disconnect_timeout: Duration::from_secs(10),
@@ -160,11 +167,13 @@ impl Default for SessionConfig {
             server_header: Some(concat!("stomp-relay/", env!("CARGO_PKG_VERSION")).to_owned()),
             stance: Stance::Open,
             sources: vec![Source::Password],
+            subscription_bytes_max: 32 << 10,
             subscriptions_max: 256,
             survive: None,
             transaction_bytes_max: 4 << 20,
             transaction_frames_max: 1024,
             transactions_max: 16,
+            unacked_bytes_max: 32 << 20,
             unconfirmed_bytes_max: 4 << 20,
             unconfirmed_messages_max: 256,
             virtual_hosts: VirtualHosts { default: "/".to_owned(), host_header: HostHeader::Named(HashMap::new()) },

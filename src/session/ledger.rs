@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::command::{DeliveryTag, SubscriptionKey};
+use super::retained::MAP_ENTRY_BYTES;
 
 /// Numbers the MESSAGEs of a session, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,8 +43,18 @@ pub(super) struct Outstanding {
     pub tag: DeliveryTag,
 }
 
+impl Outstanding {
+    /// What it holds. Deliveries of a subscription share its name, but a name may outlive its subscription with one of them, so
+    /// each counts it.
+    fn bytes(&self) -> usize {
+        MAP_ENTRY_BYTES + size_of::<(Serial, Outstanding)>() + self.name.len()
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Ledger {
+    /// Of what is outstanding.
+    bytes: usize,
     next: u64,
     outstanding: BTreeMap<Serial, Outstanding>,
     /// Deliveries before this one came from a lease that is gone: the broker has taken them back.
@@ -57,7 +68,7 @@ pub(super) struct NotFound;
 
 impl Ledger {
     pub(super) fn new(scope: CumulativeScope) -> Ledger {
-        Ledger { next: 1, outstanding: BTreeMap::new(), stale_before: Serial(0), scope }
+        Ledger { bytes: 0, next: 1, outstanding: BTreeMap::new(), stale_before: Serial(0), scope }
     }
 
     /// The number of the next MESSAGE.
@@ -67,8 +78,10 @@ impl Ledger {
         serial
     }
 
-    /// Keeps a delivery until it is settled. Bounded by the sum of the prefetches.
+    /// Keeps a delivery until it is settled. The sum of the prefetches does not bound them: those of a subscription that has
+    /// ended stay. The caller bounds [`Ledger::bytes`].
     pub(super) fn insert(&mut self, serial: Serial, delivery: Outstanding) {
+        self.bytes += delivery.bytes();
         self.outstanding.insert(serial, delivery);
     }
 
@@ -79,6 +92,7 @@ impl Ledger {
     /// The lease is gone: the broker delivers everything unsettled again, under new numbers.
     pub(super) fn lose(&mut self) {
         self.outstanding.clear();
+        self.bytes = 0;
         self.stale_before = Serial(self.next);
     }
 
@@ -92,17 +106,27 @@ impl Ledger {
         self.outstanding.len()
     }
 
+    /// What is held of them.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Removes what an ACK or NACK of `serial` covers and hands the tags over, oldest first. Returns how many they were.
     pub(super) fn settle(&mut self, serial: Serial, mut each: impl FnMut(DeliveryTag)) -> Result<usize, NotFound> {
         // The usual case takes no list.
         if let Entry::Occupied(entry) = self.outstanding.entry(serial)
             && entry.get().mode != AckMode::Client
         {
-            each(entry.remove().tag);
+            let delivery = entry.remove();
+            self.bytes -= delivery.bytes();
+            each(delivery.tag);
             return Ok(1);
         }
         let covered = self.covered(serial, &BTreeSet::new())?;
-        covered.iter().filter_map(|serial| self.outstanding.remove(serial)).for_each(|entry| each(entry.tag));
+        for delivery in covered.iter().filter_map(|serial| self.outstanding.remove(serial)) {
+            self.bytes -= delivery.bytes();
+            each(delivery.tag);
+        }
         Ok(covered.len())
     }
 
@@ -214,7 +238,7 @@ mod tests {
         assert_eq!(settled(&mut ledger, 2), Err(NotFound));
         assert_eq!(settled(&mut ledger, 1), Ok(vec![1]));
         assert_eq!(settled(&mut ledger, 1), Err(NotFound));
-        assert_eq!(ledger.len(), 0);
+        assert_eq!((ledger.len(), ledger.bytes()), (0, 0));
     }
 
     #[test]

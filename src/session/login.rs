@@ -151,6 +151,7 @@ impl Session {
         match result {
             Ok(LoggedIn { broker, identity }) => {
                 self.state = State::Open { version };
+                self.identity_bytes = super::retained::identity(&identity);
                 self.identity = identity;
                 self.version = Some(version);
                 self.virtual_host_name = virtual_host;

@@ -8,6 +8,7 @@
 //! Read next: `state`, `io`, `command`, `event`.
 
 mod access;
+mod actions;
 pub mod admission;
 pub mod amqp;
 mod blocked;
@@ -32,6 +33,7 @@ mod publish;
 mod queue;
 mod refresh;
 pub mod refusal;
+mod retained;
 pub mod rules;
 mod settle;
 mod state;
@@ -44,6 +46,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use actions::Actions;
 use amqp::ShortText;
 use blocked::Publishable;
 use command::{BrokerCommand, DeliveryTag};
@@ -91,8 +94,7 @@ pub enum Locality {
 
 #[derive(Debug)]
 pub struct Session {
-    /// What waits for its turn: at most one SEND, or the actions of one COMMIT.
-    actions: VecDeque<Action>,
+    actions: Actions,
     config: Arc<SessionConfig>,
     /// How long the SEND waited that was confirmed last.
     confirm_time: Option<Duration>,
@@ -102,6 +104,8 @@ pub struct Session {
     id: String,
     /// Empty before CONNECTED.
     identity: Identity,
+    /// What the identity holds.
+    identity_bytes: usize,
     ledger: Ledger,
     liveness: Liveness,
     locality: Locality,
@@ -136,12 +140,13 @@ impl Session {
             Compatibility::Strict => CumulativeScope::Subscription,
         };
         Session {
-            actions: VecDeque::new(),
+            actions: Actions::default(),
             confirm_time: None,
             departure: None,
             era: FlagEra::V4_3,
             id: seed.id,
             identity: Identity::default(),
+            identity_bytes: 0,
             ledger: Ledger::new(scope),
             liveness: Liveness::new(now, config.ping_interval, config.pong_timeout, config.heartbeat_tolerance),
             locality,
@@ -263,9 +268,17 @@ impl Session {
         self.subscriptions.len()
     }
 
-    /// What is kept for the client: transactions, and SENDs without a confirm.
+    /// What the session holds on the heap because of its client: transactions, SENDs that wait or have no confirm,
+    /// subscriptions (the broker side's part of them too), deliveries that are not settled, who the client is. Outputs that
+    /// were not taken yet do not count. Costs a few additions.
     pub fn retained_bytes(&self) -> usize {
-        self.publishing.unconfirmed_bytes() + self.transactions.bytes()
+        self.actions.bytes()
+            + self.identity_bytes
+            + self.ledger.bytes()
+            + self.publishing.retained_bytes()
+            + self.subscriptions.retained_bytes()
+            + self.transactions.retained_bytes()
+            + self.unflushed.capacity() * size_of::<DeliveryTag>()
     }
 
     /// Deliveries that the client has not settled.

@@ -3,7 +3,7 @@
 
 use super::amqp::{FieldValue, Properties, ShortText};
 use super::boolean::boolean;
-use super::config::Compatibility;
+use super::config::{Compatibility, SessionConfig};
 use super::destination::refuse_direct_reply_to;
 use super::refusal::Refusal;
 use crate::stomp::Headers;
@@ -29,7 +29,7 @@ pub(super) fn encoded_bytes(name: &ShortText, value: &FieldValue) -> usize {
 }
 
 /// Properties and application headers of a SEND, without `reply-to`, which may need a queue first.
-pub(super) fn from_send(headers: &Headers, compatibility: Compatibility) -> Result<Properties, Refusal> {
+pub(super) fn from_send(headers: &Headers, config: &SessionConfig) -> Result<Properties, Refusal> {
     if headers.contains("message-id") {
         return Err(Refusal::soft(
             "frame.header",
@@ -40,6 +40,7 @@ pub(super) fn from_send(headers: &Headers, compatibility: Compatibility) -> Resu
     }
     let mut properties = Properties::default();
     let mut bytes = 0;
+    let mut copies_left = config.copies_max;
     for (name, value) in headers.iter() {
         match name {
             "amqp-message-id" => properties.message_id = Some(short(name, value)?),
@@ -54,9 +55,15 @@ pub(super) fn from_send(headers: &Headers, compatibility: Compatibility) -> Resu
             "timestamp" => properties.timestamp = Some(number(name, value, "seconds since 1970")?),
             "type" => properties.kind = Some(short(name, value)?),
             "user-id" => properties.user_id = Some(short(name, value)?),
-            _ if is_for_the_relay(name, compatibility) || is_proof(name) => {}
+            _ if is_for_the_relay(name, config.compatibility) || is_proof(name) => {}
+            "BCC" | "CC" => {
+                let keys = routing_keys(value, &mut copies_left, config.copies_max)?;
+                let (name, value) = (short_name(name)?, FieldValue::List(keys));
+                bytes += encoded_bytes(&name, &value);
+                properties.headers.push((name, value));
+            }
             _ => {
-                let (name, value) = (short_name(name)?, application_value(name, value)?);
+                let (name, value) = (short_name(name)?, FieldValue::Text(value.to_owned()));
                 bytes += encoded_bytes(&name, &value);
                 properties.headers.push((name, value));
             }
@@ -87,14 +94,21 @@ fn is_proof(name: &str) -> bool {
 }
 
 /// `CC` and `BCC` must be arrays in AMQP (RabbitMQ's sender-selected distribution); as a string they would close the channel.
-/// Their keys are routed like the message's own.
-fn application_value(name: &str, value: &str) -> Result<FieldValue, Refusal> {
-    if !matches!(name, "BCC" | "CC") {
-        return Ok(FieldValue::Text(value.to_owned()));
-    }
+/// Their keys are routed like the message's own. A key of one byte takes fifty here and more in the AMQP library, so how many
+/// they are is bounded before the first is kept.
+fn routing_keys(value: &str, left: &mut usize, limit: usize) -> Result<Vec<String>, Refusal> {
+    let count = value.split(',').count();
+    *left = left.checked_sub(count).ok_or_else(|| {
+        Refusal::soft(
+            "limit.copies",
+            "Invalid header",
+            format!("CC and BCC name more than {limit} routing keys\n"),
+            "Send to an exchange that is bound to many queues, or send several messages.",
+        )
+    })?;
     let keys = value.split(',').map(|key| key.trim().to_owned()).collect::<Vec<_>>();
     keys.iter().try_for_each(|key| refuse_direct_reply_to(key))?;
-    Ok(FieldValue::List(keys))
+    Ok(keys)
 }
 
 fn expiration(value: &str) -> Result<ShortText, Refusal> {

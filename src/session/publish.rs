@@ -17,6 +17,7 @@ use super::failover::connection_lost;
 use super::properties;
 use super::queue::{self, On, Purpose};
 use super::refusal::{CloseCode, Refusal};
+use super::retained::{self, MAP_ENTRY_BYTES};
 use super::rules::Demand;
 use super::transaction::{Action, CommitNumber, CommitStep};
 use crate::stomp::Frame;
@@ -24,9 +25,15 @@ use crate::stomp::Frame;
 /// Names of queues that this session has declared. When full it is emptied, which costs a declaration each.
 const DECLARED_QUEUES_MAX: usize = 1024;
 
+/// What a SEND takes on the broker side until it is confirmed, beside the message that both share; and what the relay still
+/// adds to it, a message id or the name of a reply queue.
+const BROKER_BYTES: usize = 768;
+
 /// A SEND that has been checked and waits for its turn, or for its confirm.
 #[derive(Debug)]
 pub(super) struct Prepared {
+    /// What it counts towards `transaction_bytes_max` and `unconfirmed_bytes_max`: what it holds, from the first to the last.
+    pub(super) bytes: usize,
     /// The COMMIT that released it.
     pub(super) commit: Option<CommitNumber>,
     /// Declared before the first publish to it in a session.
@@ -46,11 +53,18 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// What it counts towards `transaction_bytes_max` and `unconfirmed_bytes_max`.
-    pub(super) fn bytes(&self) -> usize {
-        let headers: usize = self.message.properties.headers.iter().map(|(name, _)| name.as_str().len() + 64).sum();
-        let judged = self.demand.as_ref().map_or(0, |demand| demand.bytes() + self.destination.len());
-        self.message.body.len() + headers + judged + 256
+    /// With what it holds.
+    fn measured(self) -> Prepared {
+        let bytes = retained::allocation(size_of::<Prepared>())
+            + 2 * size_of::<Unconfirmed>()
+            + BROKER_BYTES
+            + retained::outgoing(&self.message)
+            + retained::string(&self.destination)
+            + retained::maybe_string(self.receipt.as_ref())
+            + retained::maybe_string(self.reply_queue.as_ref())
+            + self.declare.as_ref().map_or(0, retained::declaration)
+            + self.demand.as_ref().map_or(0, |demand| retained::demand(demand));
+        Prepared { bytes, ..self }
     }
 }
 
@@ -66,6 +80,7 @@ struct Unconfirmed {
 #[derive(Debug, Default)]
 pub(super) struct Publishing {
     declared: BTreeSet<ShortText>,
+    declared_bytes: usize,
     /// The declaration that the first waiting publish needs.
     declaring: Option<(DeclareToken, ShortText)>,
     next_declare: u64,
@@ -75,20 +90,31 @@ pub(super) struct Publishing {
 }
 
 impl Publishing {
-    pub(super) fn unconfirmed_bytes(&self) -> usize {
-        self.unconfirmed_bytes
-    }
-
     /// So that the queue is declared again when it is next used: its last consumer here is gone, and it may be too.
     pub(super) fn forget_queue(&mut self, name: &ShortText) {
-        self.declared.remove(name);
+        if self.declared.remove(name) {
+            self.declared_bytes -= declared_bytes(name);
+        }
     }
 
     pub(super) fn remember_queue(&mut self, name: ShortText) {
         if self.declared.len() >= DECLARED_QUEUES_MAX {
-            self.declared.clear();
+            self.forget_queues();
         }
-        self.declared.insert(name);
+        let bytes = declared_bytes(&name);
+        if self.declared.insert(name) {
+            self.declared_bytes += bytes;
+        }
+    }
+
+    fn forget_queues(&mut self) {
+        self.declared.clear();
+        self.declared_bytes = 0;
+    }
+
+    /// What is held of SENDs without a confirm, and of the queues that are known.
+    pub(super) fn retained_bytes(&self) -> usize {
+        self.unconfirmed_bytes + self.declared_bytes
     }
 
     pub(super) fn is_declared(&self, name: &ShortText) -> bool {
@@ -135,8 +161,7 @@ impl Session {
         let access = self.judge_send(frame, &destination)?;
         let destination = access.limit(destination);
         let demand = access.demand.filter(|_| headers.contains("transaction"));
-        let compatibility = self.config.compatibility;
-        let mut properties = properties::from_send(headers, compatibility)?;
+        let mut properties = properties::from_send(headers, &self.config)?;
         let receipt = frame.header("receipt").map(str::to_owned);
         let reply_queue = self.read_reply_to(frame, &mut properties)?;
         let declare = match &destination {
@@ -147,7 +172,8 @@ impl Session {
         };
         let asked = flag(headers, "mandatory")?.unwrap_or(false);
         let mandatory = asked || (receipt.is_some() && destination.is_one_queue() && self.is_strict());
-        Ok(Prepared {
+        let prepared = Prepared {
+            bytes: 0,
             commit: None,
             declare,
             destination: demand.as_ref().and(headers.get("destination")).unwrap_or_default().to_owned(),
@@ -157,7 +183,8 @@ impl Session {
             receipt,
             reply_queue,
             waits_since: None,
-        })
+        };
+        Ok(prepared.measured())
     }
 
     /// `reply-to`: a temporary queue that has yet to be made, or a value that goes through unchanged.
@@ -217,7 +244,7 @@ impl Session {
 
     fn window_is_full(&self, send: &Prepared) -> bool {
         let publishing = &self.publishing;
-        let bytes = publishing.unconfirmed_bytes + send.bytes();
+        let bytes = publishing.unconfirmed_bytes + self.transactions.commit_bytes() + send.bytes;
         publishing.unconfirmed.len() >= self.config.unconfirmed_messages_max
             || (bytes > self.config.unconfirmed_bytes_max && !publishing.unconfirmed.is_empty())
     }
@@ -230,7 +257,7 @@ impl Session {
             let id = ShortText::new([&*self.id, "-", itoa::Buffer::new().format(token.0)].concat()).ok();
             Arc::make_mut(&mut send.message).properties.message_id = id;
         }
-        let (bytes, message) = (send.bytes(), send.message.clone());
+        let (bytes, message) = (send.bytes, send.message.clone());
         let repeatable = self.is_repeated(&send);
         self.publishing.unconfirmed_bytes += bytes;
         self.publishing.unconfirmed.push_back(Unconfirmed { bytes, send, since: self.now, token });
@@ -256,7 +283,7 @@ impl Session {
     /// is given up; the first of it that the client wants to know of is the answer.
     pub(super) fn take_back_unconfirmed(&mut self) -> Option<Refusal> {
         let publishing = &mut self.publishing;
-        publishing.declared.clear();
+        publishing.forget_queues();
         publishing.declaring = None;
         publishing.unconfirmed_bytes = 0;
         let unconfirmed = std::mem::take(&mut publishing.unconfirmed);
@@ -326,6 +353,11 @@ impl Session {
         let receipt = send.receipt.or(commit);
         self.refuse(refusal.about_receipt(receipt.as_deref()));
     }
+}
+
+/// What the name of a queue that is known takes.
+fn declared_bytes(name: &ShortText) -> usize {
+    MAP_ENTRY_BYTES + size_of::<ShortText>() + retained::short_text(name)
 }
 
 pub(super) fn not_for(destination: &str, command: &str) -> Refusal {

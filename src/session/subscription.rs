@@ -19,6 +19,7 @@ use super::properties::number;
 use super::publish::not_for;
 use super::queue::{self, On, Purpose};
 use super::refusal::{CloseCode, Refusal};
+use super::retained::{self, MAP_ENTRY_BYTES};
 use super::state::State;
 use crate::stomp::{Frame, Version};
 
@@ -30,6 +31,8 @@ const REPLY_PREFIX: &str = "/temp-queue/";
 #[derive(Debug)]
 pub(super) struct Subscription {
     access: Access,
+    /// What it holds, here and on the broker side, up to its end.
+    bytes: usize,
     /// Whether it declares a queue that SENDs of this session may use too.
     declares: bool,
     destination: String,
@@ -64,11 +67,33 @@ enum Stage {
     },
 }
 
+impl Subscription {
+    /// With what it holds.
+    fn measured(self) -> Subscription {
+        let receipt = match &self.stage {
+            Stage::Starting { receipt } => receipt.as_ref(),
+            Stage::Active | Stage::Stopping { .. } => None,
+        };
+        let bytes = retained::allocation(size_of::<Subscription>())
+            + 2 * MAP_ENTRY_BYTES
+            + name_bytes(&self.name)
+            + retained::string(&self.destination)
+            + retained::maybe_string(self.id.as_ref())
+            + retained::maybe_string(receipt)
+            + self.access.demand.as_ref().map_or(0, |demand| retained::demand(demand))
+            // The broker side keeps another.
+            + 2 * (size_of::<Subscribe>() + retained::subscribe(&self.making));
+        Subscription { bytes, ..self }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     /// In the order in which they were made.
     by_key: BTreeMap<SubscriptionKey, Box<Subscription>>,
     by_name: HashMap<Arc<str>, SubscriptionKey>,
+    /// What all of them hold, the names of those that ended with a right included.
+    bytes: usize,
     next: u64,
     /// Names of subscriptions that ended with a right to them, until the client gives them up or uses the name again.
     revoked: HashSet<Arc<str>>,
@@ -85,6 +110,21 @@ impl Subscriptions {
         self.by_key.len()
     }
 
+    pub(super) fn retained_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Gives up the name of one that ended with a right to it.
+    fn forget_revoked(&mut self, name: &str) -> bool {
+        match self.revoked.take(name) {
+            Some(name) => {
+                self.bytes -= MAP_ENTRY_BYTES + name_bytes(&name);
+                true
+            }
+            None => false,
+        }
+    }
+
     fn next_key(&mut self) -> SubscriptionKey {
         let key = SubscriptionKey(self.next);
         self.next += 1;
@@ -94,13 +134,15 @@ impl Subscriptions {
     fn insert(&mut self, subscription: Subscription) {
         let key = subscription.making.key;
         self.pending += 1;
-        self.revoked.remove(&subscription.name);
+        self.bytes += subscription.bytes;
+        self.forget_revoked(&subscription.name.clone());
         self.by_name.insert(subscription.name.clone(), key);
         self.by_key.insert(key, Box::new(subscription));
     }
 
     fn remove(&mut self, key: SubscriptionKey) -> Option<Box<Subscription>> {
         let subscription = self.by_key.remove(&key)?;
+        self.bytes -= subscription.bytes;
         if self.by_name.get(&subscription.name) == Some(&key) {
             self.by_name.remove(&subscription.name);
         }
@@ -162,9 +204,9 @@ impl Session {
             false => self.sharing(frame, mode, nameless, &queue, &consumer_arguments),
         };
         let making = Subscribe { binding, consumer_arguments, exclusive: survives, key, prefetch, queue, sharing };
-        self.command(BrokerCommand::Subscribe(making.clone()));
-        self.subscriptions.insert(Subscription {
+        let subscription = Subscription {
             access,
+            bytes: 0,
             declares: matches!(destination, Destination::Queue(_)),
             destination: frame.header("destination").unwrap_or_default().to_owned(),
             id,
@@ -175,7 +217,14 @@ impl Session {
             queue: None,
             stage: Stage::Starting { receipt },
             topic: matches!(destination, Destination::Topic(_)),
-        });
+        };
+        let subscription = subscription.measured();
+        let limit = self.config.subscription_bytes_max;
+        if subscription.bytes > limit {
+            return Err(too_large(subscription.bytes, limit));
+        }
+        self.command(BrokerCommand::Subscribe(subscription.making.clone()));
+        self.subscriptions.insert(subscription);
         Ok(())
     }
 
@@ -299,7 +348,7 @@ impl Session {
         let (name, shown) = unsubscribed_name(frame)?;
         let found = self.subscriptions.by_name.get(name.as_str()).copied();
         let Some(key) = found.filter(|key| !self.is_stopping(*key)) else {
-            if self.subscriptions.revoked.remove(name.as_str()) {
+            if self.subscriptions.forget_revoked(&name) {
                 self.receipt_for(frame);
                 return Ok(());
             }
@@ -332,6 +381,9 @@ impl Session {
             }
             Stage::Starting { receipt } | Stage::Stopping { owed: receipt, .. } => receipt.take(),
         };
+        let bytes = retained::maybe_string(receipt.as_ref());
+        subscription.bytes += bytes;
+        self.subscriptions.bytes += bytes;
         subscription.stage = Stage::Stopping { owed, receipt, then };
         if matches!(self.state, State::Suspended { .. }) {
             // There is no lease; the next one is told.
@@ -426,6 +478,11 @@ impl Session {
         match (mode, tag) {
             (_, None) => {}
             (AckMode::Auto, Some(tag)) => self.unflushed.push(tag),
+            (AckMode::Client | AckMode::ClientIndividual, Some(_))
+                if self.ledger.bytes() >= self.config.unacked_bytes_max =>
+            {
+                return self.refuse(too_many_unacked(self.ledger.len()));
+            }
             (AckMode::Client | AckMode::ClientIndividual, Some(tag)) => {
                 self.ledger.insert(serial, Outstanding { key, mode, name, stream, tag });
             }
@@ -461,8 +518,9 @@ impl Session {
             sharing: Sharing::Own,
         };
         self.command(BrokerCommand::Subscribe(making.clone()));
-        self.subscriptions.insert(Subscription {
+        let subscription = Subscription {
             access: Access::OWN,
+            bytes: 0,
             declares: false,
             destination: id.clone(),
             making,
@@ -473,7 +531,8 @@ impl Session {
             queue: None,
             stage: Stage::Starting { receipt: None },
             topic: false,
-        });
+        };
+        self.subscriptions.insert(subscription.measured());
     }
 
     /// After an outage: every subscription again, in the order in which they were made.
@@ -533,6 +592,32 @@ impl Session {
         self.subscriptions.by_name.contains_key(format!("T_{REPLY_PREFIX}{name}").as_str())
             || self.subscriptions.len() < self.config.subscriptions_max
     }
+}
+
+fn name_bytes(name: &Arc<str>) -> usize {
+    retained::allocation(name.len() + 2 * size_of::<usize>())
+}
+
+fn too_large(bytes: usize, limit: usize) -> Refusal {
+    Refusal::soft(
+        "limit.subscription",
+        "Subscription too large",
+        format!(
+            "the headers of this SUBSCRIBE take {bytes} bytes for as long as it lasts, the limit is {limit} bytes\n"
+        ),
+        "Use a shorter id, and fewer or shorter x- headers.",
+    )
+    .closing(CloseCode::PolicyViolation)
+}
+
+fn too_many_unacked(count: usize) -> Refusal {
+    Refusal::fatal(
+        "limit.unacked",
+        "Too many unacknowledged messages",
+        format!("{count} messages wait for their ACK or NACK, more than a session may have\n"),
+        "Acknowledge messages as they are handled, or ask for a smaller prefetch-count.",
+    )
+    .closing(CloseCode::PolicyViolation)
 }
 
 /// `kind` says which ones, with a blank before, if not all are meant.

@@ -11,6 +11,7 @@ use super::command::Settlement;
 use super::ledger::Serial;
 use super::publish::Prepared;
 use super::refusal::{CloseCode, Refusal};
+use super::retained::{self, MAP_ENTRY_BYTES};
 use crate::stomp::Frame;
 
 /// Numbers the COMMITs of a session.
@@ -24,6 +25,18 @@ pub(super) enum Action {
     Committed(CommitNumber),
     Publish(Box<Prepared>),
     Settle(SettleAction),
+}
+
+impl Action {
+    /// What it holds, its place in a list included.
+    pub(super) fn bytes(&self) -> usize {
+        // The list grows by doubling.
+        let place = 2 * size_of::<Action>();
+        match self {
+            Action::Publish(send) => place + send.bytes,
+            Action::Committed(_) | Action::Settle(_) => place,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -48,23 +61,56 @@ struct Commit {
     steps_left: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Transaction {
     actions: Vec<Action>,
+    /// What it holds: its name and its actions.
     bytes: usize,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Transactions {
+    /// Of the receipts of the COMMITs under way.
+    commit_bytes: usize,
     commits: Vec<Commit>,
     next_commit: u64,
     open: HashMap<String, Transaction>,
+    /// Of all that are open, their names included.
+    open_bytes: usize,
 }
 
 impl Transactions {
-    /// What is kept until COMMIT.
-    pub(super) fn bytes(&self) -> usize {
-        self.open.values().map(|transaction| transaction.bytes).sum()
+    /// What the COMMITs under way hold beside their actions.
+    pub(super) fn commit_bytes(&self) -> usize {
+        self.commit_bytes
+    }
+
+    pub(super) fn retained_bytes(&self) -> usize {
+        self.commit_bytes + self.open_bytes
+    }
+
+    fn begin(&mut self, name: &str) {
+        let name = name.to_owned();
+        let bytes = MAP_ENTRY_BYTES + size_of::<(String, Transaction)>() + retained::string(&name);
+        self.open_bytes += bytes;
+        self.open.insert(name, Transaction { actions: Vec::new(), bytes });
+    }
+
+    fn take(&mut self, name: &str) -> Option<Transaction> {
+        let transaction = self.open.remove(name)?;
+        self.open_bytes -= transaction.bytes;
+        Some(transaction)
+    }
+
+    fn commit(&mut self, commit: Commit) {
+        self.commit_bytes += commit.bytes();
+        self.commits.push(commit);
+    }
+}
+
+impl Commit {
+    fn bytes(&self) -> usize {
+        2 * size_of::<Commit>() + retained::maybe_string(self.receipt.as_ref())
     }
 }
 
@@ -86,28 +132,28 @@ impl Session {
                 "COMMIT or ABORT one first.",
             ));
         }
-        self.transactions.open.insert(name.to_owned(), Transaction::default());
+        self.transactions.begin(name);
         self.receipt_for(frame);
         Ok(())
     }
 
     pub(super) fn handle_abort(&mut self, frame: &Frame) -> Result<(), Refusal> {
         let name = transaction_name(frame, "ABORT")?;
-        self.transactions.open.remove(name).ok_or_else(|| unknown_transaction(name))?;
+        self.transactions.take(name).ok_or_else(|| unknown_transaction(name))?;
         self.receipt_for(frame);
         Ok(())
     }
 
     pub(super) fn handle_commit(&mut self, frame: &Frame) -> Result<(), Refusal> {
         let name = transaction_name(frame, "COMMIT")?;
-        let transaction = self.transactions.open.remove(name).ok_or_else(|| unknown_transaction(name))?;
+        let transaction = self.transactions.take(name).ok_or_else(|| unknown_transaction(name))?;
         self.check_settlements(&transaction.actions)?;
         self.judge_commit(&transaction.actions)?;
         let number = CommitNumber(self.transactions.next_commit);
         self.transactions.next_commit += 1;
         let publishes = transaction.actions.iter().filter(|action| matches!(action, Action::Publish(_))).count();
         let receipt = frame.header("receipt").map(str::to_owned);
-        self.transactions.commits.push(Commit { failed: false, number, receipt, steps_left: publishes + 1 });
+        self.transactions.commit(Commit { failed: false, number, receipt, steps_left: publishes + 1 });
         for mut action in transaction.actions {
             if let Action::Publish(send) = &mut action {
                 send.commit = Some(number);
@@ -122,10 +168,7 @@ impl Session {
     pub(super) fn enlist(&mut self, name: &str, action: Action) -> Result<(), Refusal> {
         let (frames_max, bytes_max) = (self.config.transaction_frames_max, self.config.transaction_bytes_max);
         let transaction = self.transactions.open.get_mut(name).ok_or_else(|| unknown_transaction(name))?;
-        let bytes = match &action {
-            Action::Publish(send) => send.bytes(),
-            _ => 0,
-        };
+        let bytes = action.bytes();
         if transaction.actions.len() >= frames_max {
             return Err(too_large(format!("Too many actions in transaction (limit {frames_max})\n")));
         }
@@ -134,6 +177,7 @@ impl Session {
         }
         transaction.bytes += bytes;
         transaction.actions.push(action);
+        self.transactions.open_bytes += bytes;
         Ok(())
     }
 
@@ -169,6 +213,7 @@ impl Session {
         let named = if failed_now { commit.receipt.clone() } else { None };
         if commit.steps_left == 0 {
             let commit = self.transactions.commits.remove(index);
+            self.transactions.commit_bytes -= commit.bytes();
             if let (false, Some(receipt)) = (commit.failed, commit.receipt) {
                 self.receipt(&receipt);
             }

@@ -202,12 +202,15 @@ impl RuleSet {
 }
 
 impl Demand {
-    /// About what it takes in memory.
-    pub(in crate::session) fn bytes(&self) -> usize {
-        const ENTRY: usize = 128;
-        let headers: usize = self.headers.iter().map(|name| name.len() + ENTRY).sum();
-        let texts = |target: &Target| target.texts().iter().map(|text| text.len() + ENTRY).sum::<usize>();
-        headers + self.targets.iter().map(|(_, _, target)| texts(target)).sum::<usize>()
+    /// What an entry of its targets takes beside its texts.
+    pub(in crate::session) const TARGET_BYTES: usize = size_of::<(Purpose, Operation, Target)>();
+
+    pub(in crate::session) fn headers(&self) -> &[String] {
+        &self.headers
+    }
+
+    pub(in crate::session) fn reply_to(&self) -> Option<&(String, Target)> {
+        self.reply_to.as_ref()
     }
 
     /// Its own first, then those that headers name.

@@ -63,7 +63,7 @@ impl Target {
     }
 
     /// Exchange or queue, and key: what a placeholder's value has to occur in.
-    pub(super) fn texts(&self) -> [&str; 2] {
+    pub(in crate::session) fn texts(&self) -> [&str; 2] {
         match self {
             Target::AnyQueue => ["", ""],
             Target::Exchange { name, key: Key::Binding(key) | Key::Exactly(key) } => [name, key],

@@ -1,9 +1,12 @@
 //! What becomes of subscriptions when rules have a say: which they judged, who may delete a queue, how one is taken away.
 
-use super::{Stage, Subscriptions};
+use std::sync::Arc;
+
+use super::{Stage, Subscriptions, name_bytes};
 use crate::session::Session;
 use crate::session::command::{AfterUnsubscribe, SubscriptionKey};
 use crate::session::refusal::Refusal;
+use crate::session::retained::MAP_ENTRY_BYTES;
 use crate::session::rules::{Demand, Permit, Stance};
 
 /// How the client knows a subscription that was taken away.
@@ -32,6 +35,20 @@ impl Subscriptions {
     }
 }
 
+impl Subscriptions {
+    /// When there is no room for one more name, all are forgotten.
+    fn remember_revoked(&mut self, name: Arc<str>, count_max: usize) {
+        let bytes = |name: &Arc<str>| MAP_ENTRY_BYTES + name_bytes(name);
+        if self.revoked.len() >= count_max {
+            self.bytes -= self.revoked.drain().map(|name| bytes(&name)).sum::<usize>();
+        }
+        self.bytes += bytes(&name);
+        if let Some(known) = self.revoked.replace(name) {
+            self.bytes -= bytes(&known);
+        }
+    }
+}
+
 impl Session {
     /// Where users share one account at the broker, nothing else would keep their durable queues apart.
     pub(super) fn durable_id(&self, id: &str) -> String {
@@ -56,11 +73,7 @@ impl Session {
         let (name, id) = (subscription.name.clone(), subscription.id.clone());
         let then = if subscription.making.exclusive { AfterUnsubscribe::Delete } else { AfterUnsubscribe::Keep };
         let gone = Revoked { destination: subscription.destination.clone(), id };
-        let revoked = &mut self.subscriptions.revoked;
-        if revoked.len() >= self.config.subscriptions_max {
-            revoked.clear();
-        }
-        revoked.insert(name);
+        self.subscriptions.remember_revoked(name, self.config.subscriptions_max);
         self.stop_subscription(key, None, then);
         Some(gone)
     }

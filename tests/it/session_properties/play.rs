@@ -181,10 +181,10 @@ impl Stage {
                 _ => Rate::UNLIMITED,
             },
             subscriptions_max: 6,
-            transaction_bytes_max: 4000,
+            transaction_bytes_max: 16_000,
             transaction_frames_max: 8,
             transactions_max: 2,
-            unconfirmed_bytes_max: 1500,
+            unconfirmed_bytes_max: 6000,
             unconfirmed_messages_max: 3,
             replay: [Replay::All, Replay::All, Replay::Receipted, Replay::None][usize::from(choice >> 2) % 4],
             default_credentials: (choice & 2 == 0)
