@@ -343,8 +343,10 @@ section! {
         /// Size of a request's head.
         head_bytes_max: usize = size(kib(8)..=mib(1)), "16KiB";
         /// Origins of the web pages that may connect, such as `https://app.example.com`, `https://*.example.com` (every name
-        /// below), `null` (files) or `*` (all). Empty: pages of the host that the request names, over the same scheme.
-        /// Clients that are no browser send no origin and may connect.
+        /// below), `*` (all), or an application's as it sends it: `capacitor://localhost`, `ionic://localhost`, `file://`,
+        /// `chrome-extension://ID`. `null` stands for files, and for whatever page hides its origin in a frame. `wss` counts as
+        /// `https`, `ws` as `http`. Empty: pages of the host that the request names, over the same scheme. Clients that are no
+        /// browser send no origin and may connect.
         origins: Vec<OriginPattern> = list(origin(), ListMin::Zero), "";
         /// Directory of static files that are served beside the WebSocket.
         root: Option<PathBuf> = optional(path()), "";

@@ -38,7 +38,7 @@ pub use self::files::{FILE_BYTES_MAX, StaticRoot};
 pub use self::forwarded::{ForwardedHeader, HOPS_MAX};
 pub use self::gate::{Admission, Gate, Route, Upgrade};
 pub use self::handshake::Subprotocol;
-pub use self::origin::OriginPattern;
+pub use self::origin::{OriginPattern, entry_for};
 pub use self::presented::{CookieConfig, Presented, PresentedConfig};
 pub use self::proxy_protocol::HEADER_BYTES_MAX as PROXY_HEADER_BYTES_MAX;
 pub use self::redirect::{RedirectConfig, redirect_connection};

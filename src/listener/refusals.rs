@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tracing::{debug, warn};
 
+use super::origin;
 use super::source::Source;
 use crate::rate::{Bucket, Rate};
 
@@ -17,21 +18,29 @@ const SHOWN_MAX: usize = 200;
 
 static BUCKET: Mutex<Bucket> = Mutex::new(Bucket::new());
 
-/// Names the line of the configuration that would allow the origin.
+/// Names the line of the configuration that would allow the origin, where there is one.
 pub(super) fn origin(origin: &str, source: &Source, host: &str) {
-    let (origin, host) = (printable(origin), printable(host));
     // An empty list means the same origin only; one that is there goes on behind this entry.
-    let allow = format!("[http] origins = [\"{origin}\"]");
-    if is_due() {
-        warn!(
+    let allow = origin::entry_for(origin).map(|entry| format!("[http] origins = [\"{entry}\"]"));
+    let (origin, host) = (printable(origin), printable(host));
+    if !is_due() {
+        debug!(origin, host, client = %source, "WebSocket refused: pages of this origin may not connect");
+        return;
+    }
+    match allow {
+        Some(allow) => warn!(
             origin,
             host,
             client = %source,
             allow,
             "WebSocket refused: pages of this origin may not connect; if they should, add it to http.origins"
-        );
-    } else {
-        debug!(origin, host, client = %source, "WebSocket refused: pages of this origin may not connect");
+        ),
+        None => warn!(
+            origin,
+            host,
+            client = %source,
+            "WebSocket refused: what its Origin header says is the origin of no page or application, and can't be allowed"
+        ),
     }
 }
 

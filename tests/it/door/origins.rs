@@ -115,6 +115,52 @@ async fn a_list_says_which_pages_may_connect() {
     assert_eq!(knock(&relay.ws, "").await.status, 101, "a program sends none");
 }
 
+/// Libraries that name the address they connect to, and applications whose pages have a scheme of their own.
+#[tokio::test]
+async fn origins_of_libraries_and_applications_are_let_in() {
+    let own = relay("");
+    for (origin, status) in [
+        ("ws://example.com", 101),
+        ("http://example.com/", 101),
+        ("ws://example.com:80/", 101),
+        ("wss://example.com", 403),
+        ("ws://evil.example", 403),
+        ("capacitor://localhost", 403),
+    ] {
+        assert_eq!(knock(&own.ws, &format!("Origin: {origin}\r\n")).await.status, status, "{origin}");
+    }
+    for origin in [
+        "capacitor://localhost",
+        "ionic://localhost",
+        "file://",
+        "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+        "null",
+        "wss://chat.example.com",
+        "https://chat.example.com/",
+        "app.custom+x://some_host:81",
+    ] {
+        let line = stomp_relay::listener::entry_for(origin).expect("it can be allowed");
+        let relay = relay(&format!("[http]\norigins = [\"{line}\"]\n"));
+        assert_eq!(knock(&relay.ws, &format!("Origin: {origin}\r\n")).await.status, 101, "{origin}");
+        assert_eq!(knock(&relay.ws, "Origin: https://evil.example\r\n").await.status, 403, "{origin}");
+    }
+}
+
+#[tokio::test]
+async fn the_log_suggests_no_line_that_lets_in_more_than_it_says() {
+    let arguments = ["serve", "--listen", "ws://127.0.0.1:0/ws", "--admin", "127.0.0.1:0"];
+    let mut process = Process::start(&arguments, &[("STOMP_RELAY_LOG__FORMAT", "json")]);
+    let url = process.ready().urls.remove(0);
+    for origin in ["*", "https://*.example", "data:x", "https://a b"] {
+        assert_eq!(knock(&url, &format!("Origin: {origin}\r\n")).await.status, 403, "{origin}");
+        let line = process.log.until("WebSocket refused");
+        assert!(line.contains("can't be allowed") && !line.contains("\"allow\""), "{line}");
+    }
+    assert_eq!(knock(&url, "Origin: capacitor://localhost/\r\n").await.status, 403);
+    let line = process.log.until("WebSocket refused");
+    assert!(line.contains(r#""allow":"[http] origins = [\"capacitor://localhost\"]""#), "{line}");
+}
+
 #[tokio::test]
 async fn behind_a_proxy_that_ends_tls_the_page_is_of_the_same_origin() {
     let relay = relay("[proxy]\ntrusted = [\"127.0.0.1\"]\n");

@@ -12,13 +12,13 @@ fn load(text: &str) -> Result<Config, String> {
 
 #[test]
 fn wrong_origins_and_networks_are_explained() {
-    let text = "[http]\norigins = [\"app.example.com\", \"https://app.example.com/\", \"https://ok.example.com\"]\n\
+    let text = "[http]\norigins = [\"app.example.com\", \"https://app.example.com/x\", \"https://ok.example.com\"]\n\
                 [proxy]\ntrusted = [\"10.0.0.0/33\", \"proxy.example.com\"]\nprotocol_from = [\"2001:db8::/129\"]\n\
                 header = \"x-real-ip\"\n[limits]\nrate_wait_max = \"2h\"\nhandshake_burst_max = 0\n";
     let problems = load(text).unwrap_err();
     for wanted in [
         "\"app.example.com\" is no origin; write \"https://app.example.com\"",
-        "\"https://app.example.com/\" is no origin",
+        "\"https://app.example.com/x\" is no origin",
         "\"10.0.0.0/33\" is neither an address nor a network; write \"10.0.0.5\" or \"10.0.0.0/8\"",
         "\"proxy.example.com\" is neither",
         "\"2001:db8::/129\" is neither",
@@ -38,4 +38,15 @@ fn networks_and_single_addresses_are_taken() {
     let shown: Vec<String> = config.proxy.trusted.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["10.0.0.5/32", "fd00::/8", "::1/128"]);
     assert!(load("").unwrap().proxy.trusted.is_empty(), "nobody is trusted by default");
+}
+
+proptest::proptest! {
+    /// Whatever a client sends as its origin: the line that the log suggests for it is one that `check` takes.
+    #[test]
+    fn every_suggested_line_is_taken(origin in "([a-zA-Z][a-z0-9+.-]{0,8}://)?[ -~\u{80}-\u{ff}]{0,20}/?") {
+        if let Some(entry) = stomp_relay::listener::entry_for(&origin) {
+            let config = load(&format!("[http]\norigins = [\"{entry}\"]\n"));
+            proptest::prop_assert!(config.is_ok(), "{origin:?}: {config:?}");
+        }
+    }
 }
