@@ -1,6 +1,7 @@
 //! The operators' listener: `/livez` (never asks the broker), `/readyz` (listeners, broker, drain), `/metrics` (Prometheus).
 //! Plain HTTP for an internal network; it changes nothing.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt::{Display, Write as _};
 use std::sync::Arc;
@@ -16,13 +17,15 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::broker::{Broker, BrokerStatus, Role};
 use crate::budget::Budget;
 use crate::clients::Clients;
+use crate::listener::{HostConfig, named_host};
 use crate::metrics::Metrics;
 use crate::patience;
 use crate::readiness::Readiness;
@@ -30,8 +33,11 @@ use crate::readiness::Readiness;
 /// For a request's head, and between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Requests served at the same time; more wait in the backlog.
-const CONNECTIONS_MAX: usize = 64;
+/// A connection's whole life: a scraper opens another one.
+const LIFE_MAX: Duration = Duration::from_secs(300);
+
+/// Connections at the same time. Beyond it the oldest one ends: a probe must always be answered.
+pub const CONNECTIONS_MAX: usize = 64;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -42,15 +48,23 @@ pub struct View {
     broker: Broker,
     budget: Budget,
     clients: Clients,
+    hosts: Arc<HostConfig>,
     readiness: Readiness,
     registry: Arc<Registry>,
 }
 
 impl View {
-    pub fn new(broker: Broker, budget: Budget, clients: Clients, metrics: &Metrics, readiness: Readiness) -> View {
+    pub fn new(
+        broker: Broker,
+        budget: Budget,
+        clients: Clients,
+        hosts: HostConfig,
+        metrics: &Metrics,
+        readiness: Readiness,
+    ) -> View {
         let mut registry = Registry::with_prefix("stomp_relay");
         metrics.register(&mut registry);
-        View { broker, budget, clients, readiness, registry: Arc::new(registry) }
+        View { broker, budget, clients, hosts: Arc::new(hosts), readiness, registry: Arc::new(registry) }
     }
 
     /// Prometheus' text format: the counters, then the gauges that are read now.
@@ -58,6 +72,7 @@ impl View {
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;
         gauge(&mut text, "connections", "Client connections that are open", &[("", self.clients.count())])?;
+        gauge(&mut text, "strangers", "Client connections that have not logged in", &[("", self.clients.strangers())])?;
         gauge(
             &mut text,
             "ready",
@@ -70,6 +85,8 @@ impl View {
             "Whether the relay is being stopped",
             &[("", usize::from(self.readiness.is_draining()))],
         )?;
+        let help = "Clients that had not logged in and gave their places to others";
+        counter(&mut text, "strangers_evicted", help, self.clients.evicted())?;
         counter(&mut text, "connections_accepted", "Client connections accepted", self.clients.total())?;
         let BrokerStatus {
             links,
@@ -160,33 +177,53 @@ fn process(text: &mut String) -> std::fmt::Result {
 
 /// Serves until `stopped`.
 pub async fn serve(socket: TcpListener, view: View, stopped: CancellationToken) {
-    let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    // The oldest first.
+    let mut connections: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
             () = stopped.cancelled() => return,
         };
         let Ok((stream, _)) = accepted else {
+            // Perhaps there is no descriptor left: one that is idle can be done without.
+            if let Some(oldest) = connections.pop_front() {
+                oldest.abort();
+            }
             tokio::time::sleep(crate::listener::tcp::ACCEPT_PAUSE).await;
             continue;
         };
-        let view = view.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &view))));
-            let connection = http1::Builder::new()
-                .timer(patience::HttpTimer)
-                .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                debug!(%error, "admin connection ended");
-            }
-            drop(place);
-        });
+        connections.retain(|connection| !connection.is_finished());
+        while connections.len() >= CONNECTIONS_MAX
+            && let Some(oldest) = connections.pop_front()
+        {
+            oldest.abort();
+        }
+        connections.push_back(tokio::spawn(attend(stream, view.clone())).abort_handle());
+    }
+}
+
+async fn attend(stream: TcpStream, view: View) {
+    let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &view))));
+    let connection = http1::Builder::new()
+        .timer(patience::HttpTimer)
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Ok(Err(error)) = patience::timeout(LIFE_MAX, connection).await {
+        debug!(%error, "admin connection ended");
     }
 }
 
 fn answer(request: &Request<Incoming>, view: &View) -> Response<Full<Bytes>> {
+    // A page whose name was made to point here may read nothing.
+    match named_host(request.headers(), request.uri(), request.version()) {
+        Err(error) => return page(StatusCode::BAD_REQUEST, TEXT, format!("Bad request: {error}.\n")),
+        Ok(host) if !host.is_empty() && !view.hosts.knows(host) => {
+            debug!(host, "admin request refused: not known by this name");
+            let text = "not known by this name; the setting admin.hosts says which there are\n";
+            return page(StatusCode::MISDIRECTED_REQUEST, TEXT, text.to_owned());
+        }
+        Ok(_) => {}
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET or HEAD only\n".to_owned());
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));

@@ -175,6 +175,7 @@ pub fn run(
 
 impl Connection {
     async fn run(mut self: Box<Self>) {
+        self.place.opened();
         let refused = self.place.refused().and_then(|limit| self.input(self.started, Input::NotAdmitted(limit)));
         let close = match refused {
             Some(close) => close,
@@ -301,6 +302,10 @@ impl Connection {
             Turn::Again => None,
             Turn::Broker(event) => self.handle_broker(now, event),
             Turn::Deadline => self.handle_deadline(now),
+            Turn::Drain if self.place.is_evicted() => {
+                self.metrics.rejected(Limit::Strangers.label());
+                self.input(now, Input::NotAdmitted(Limit::Strangers))
+            }
             Turn::Drain => self.input(now, Input::Drain),
             Turn::Excess(excess) => self.give_way(now, excess),
             Turn::Login(waited) => self.handle_waited(now, waited),
@@ -358,6 +363,9 @@ impl Connection {
         {
             self.metrics.rejected(limit.label());
             return self.input(now, Input::NotAdmitted(limit));
+        }
+        if result.is_err() {
+            self.place.was_answered();
         }
         self.input(now, Input::Login(result))
     }
@@ -605,6 +613,9 @@ impl Connection {
         let Connection { buffer, config, decoder, lease, place, session, socket, .. } = *self;
         drop((buffer, decoder, session));
         place.account.set(SESSION_BYTES + socket.retained_bytes(), 0);
+        if place.leaves_at_once() {
+            return;
+        }
         let farewell = socket.close(close.code as u16, &close.reason, config.close_timeout);
         match lease {
             Some(lease) => {

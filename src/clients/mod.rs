@@ -1,22 +1,28 @@
 //! Who is connected: counts under caps, rates, and a way to ask each client to leave.
 //!
-//! Waits for nobody and tells nobody: a turn is a point in time, a limit is a value. What is done with them is decided
+//! A client is a stranger until it has logged in. Strangers have a share of the places and a time of their own; where a place is
+//! needed the oldest stranger of the network that holds most gives up its own, so that nobody is kept out by those who only hold
+//! places. Waits for nobody and tells nobody: a turn is a point in time, a limit is a value. What is done with them is decided
 //! above.
 
 mod network;
 mod pace;
+mod strangers;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use self::network::NetworkSize;
 use self::pace::Pace;
 pub use self::pace::PaceLimits;
+use self::strangers::{Origin, Strangers};
 use crate::budget::{Account, Budget};
 use crate::rate::{Bucket, Rate};
 use crate::session::admission::Limit;
@@ -29,9 +35,15 @@ const WARNINGS: Rate = Rate { per_second: 1, burst: 5 };
 pub struct ClientLimits {
     pub connections_max: usize,
     pub connections_per_address_max: usize,
+    pub connections_per_network_max: usize,
     pub connections_per_user_max: usize,
+    pub network: NetworkSize,
     /// Connections, beyond the others, that are kept only until they have been told why they are not let in.
     pub refusals_max: usize,
+    /// Of `connections_max`, those that have not logged in.
+    pub strangers_max: usize,
+    /// From accept to CONNECTED.
+    pub stranger_timeout: Duration,
     pub connects: PaceLimits,
     pub handshakes: PaceLimits,
 }
@@ -51,16 +63,44 @@ struct Inner {
 #[derive(Debug)]
 struct Table {
     by_address: HashMap<IpAddr, usize>,
+    by_network: HashMap<IpAddr, usize>,
     by_user: HashMap<String, usize>,
+    clients: HashMap<u64, Client>,
     connects: Pace,
-    drains: HashMap<u64, CancellationToken>,
     handshakes: Pace,
     limits: ClientLimits,
     next: u64,
+    strangers: Strangers,
+    /// The tasks of strangers that have no WebSocket yet.
+    tasks: HashMap<u64, AbortHandle>,
     /// Paces the log lines about limits.
     warnings: Bucket,
+    /// Strangers that gave up their places since the start.
+    evicted: u64,
+    /// How many are on their way out because another one needed their place, and are not told why.
+    leaving: usize,
     /// How many of all are kept only until they have been told why.
     refused: usize,
+}
+
+/// What the table knows of one client.
+#[derive(Debug)]
+struct Client {
+    /// Under which it counts.
+    counted: Option<Origin>,
+    drain: CancellationToken,
+    /// Its place went to another one; whether it is told.
+    evicted: Option<Told>,
+    /// It has a WebSocket.
+    open: bool,
+    refused: Option<Limit>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// There are enough of those already, or it has no WebSocket to be told in.
+    No,
+    Yes,
 }
 
 /// A client's place; given back when it is dropped, however its task ends.
@@ -69,31 +109,30 @@ pub struct Place {
     /// What it holds in memory.
     pub account: Account,
     clients: Clients,
+    /// A stranger's end.
+    deadline: Instant,
     /// Cancelled when this client shall leave.
     pub drain: CancellationToken,
-    held: Mutex<Held>,
     number: u64,
-}
-
-/// What a place counts under.
-#[derive(Debug, Default)]
-struct Held {
-    address: Option<IpAddr>,
-    refused: Option<Limit>,
-    user: Option<String>,
+    user: Mutex<Option<String>>,
 }
 
 impl Clients {
     pub fn new(limits: ClientLimits, budget: Budget) -> Clients {
         let table = Table {
             by_address: HashMap::new(),
+            by_network: HashMap::new(),
             by_user: HashMap::new(),
+            clients: HashMap::new(),
             connects: Pace::default(),
-            drains: HashMap::new(),
+            evicted: 0,
             handshakes: Pace::default(),
+            leaving: 0,
             limits,
             next: 0,
             refused: 0,
+            strangers: Strangers::default(),
+            tasks: HashMap::new(),
             warnings: Bucket::new(),
         };
         Clients(Arc::new(Inner { budget, table: Mutex::new(table), stop: CancellationToken::new() }))
@@ -104,21 +143,35 @@ impl Clients {
         self.table().limits = limits;
     }
 
-    /// A place for a connection of which nothing is known yet. Beyond `connections_max` it is one of the few that are
-    /// only told why ([`Place::refused`]); None when there is none of these left either.
-    pub fn take_place(&self) -> Option<Place> {
+    /// A place for a connection from this address, of which nothing else is known yet. Where there is none left, a stranger gives
+    /// up its own. Where there is no stranger, it is one of the few that are only told why ([`Place::refused`]); None when there
+    /// is none of these left either.
+    pub fn take_place(&self, peer: IpAddr, now: Instant) -> Option<Place> {
         let mut table = self.table();
-        let full = table.drains.len() - table.refused >= table.limits.connections_max;
-        if full && table.refused >= table.limits.refusals_max {
+        let limits = table.limits;
+        while table.is_full()
+            && let Some(number) = table.strangers.next_to_go()
+        {
+            table.evict(number);
+        }
+        let full = table.is_full();
+        if full && table.refused >= limits.refusals_max {
             return None;
         }
         table.refused += usize::from(full);
         let (number, drain) = (table.next, CancellationToken::new());
         table.next += 1;
-        table.drains.insert(number, drain.clone());
-        let held = Held { refused: full.then_some(Limit::Connections), ..Held::default() };
+        let refused = full.then_some(Limit::Connections);
+        let client = Client { counted: None, drain: drain.clone(), evicted: None, open: false, refused };
+        table.clients.insert(number, client);
+        if !full {
+            let origin = table.origin(peer);
+            table.strangers.place(number, origin);
+        }
+        let deadline = now + limits.stranger_timeout;
         drop(table);
-        Some(Place { account: self.0.budget.account(), clients: self.clone(), drain, held: Mutex::new(held), number })
+        let account = self.0.budget.account();
+        Some(Place { account, clients: self.clone(), deadline, drain, number, user: Mutex::default() })
     }
 
     /// Memory is short: newcomers have to come later.
@@ -137,12 +190,30 @@ impl Clients {
     }
 
     pub fn count(&self) -> usize {
-        self.table().drains.len()
+        self.table().clients.len()
+    }
+
+    /// Those that have not logged in.
+    pub fn strangers(&self) -> usize {
+        self.table().strangers.len()
+    }
+
+    /// Strangers that gave up their places since the start.
+    pub fn evicted(&self) -> u64 {
+        self.table().evicted
     }
 
     /// Connections taken since the start.
     pub fn total(&self) -> u64 {
         self.table().next
+    }
+
+    /// Somebody else needs what a stranger holds, such as a file descriptor.
+    pub fn make_room(&self) {
+        let mut table = self.table();
+        if let Some(number) = table.strangers.next_to_go() {
+            table.evict(number);
+        }
     }
 
     pub fn stop_accepting(&self) {
@@ -155,7 +226,7 @@ impl Clients {
 
     /// The drain signals of all that are connected now.
     pub fn drains(&self) -> Vec<CancellationToken> {
-        self.table().drains.values().cloned().collect()
+        self.table().clients.values().map(|client| client.drain.clone()).collect()
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -163,52 +234,167 @@ impl Clients {
     }
 }
 
+impl Table {
+    /// Whether a newcomer finds no place.
+    fn is_full(&self) -> bool {
+        let counted = self.clients.len() - self.refused - self.leaving;
+        counted >= self.limits.connections_max || self.strangers.len() >= self.limits.strangers_max
+    }
+
+    fn origin(&self, address: IpAddr) -> Origin {
+        let network = network::network_of(address, self.limits.network);
+        Origin { address: network::counted_as(address), network }
+    }
+
+    /// The place of this stranger is another one's from now on. One with a WebSocket is told why, if not too many are already; one
+    /// without ends at once.
+    fn evict(&mut self, number: u64) {
+        self.strangers.remove(number);
+        let task = self.tasks.remove(&number);
+        let told = task.is_none() && self.refused < self.limits.refusals_max;
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        self.evicted += 1;
+        client.evicted = Some(if told { Told::Yes } else { Told::No });
+        match told {
+            true => self.refused += 1,
+            false => self.leaving += 1,
+        }
+        let counted = client.counted.take();
+        match task {
+            Some(task) => task.abort(),
+            None => client.drain.cancel(),
+        }
+        self.uncount(counted);
+    }
+
+    fn uncount(&mut self, counted: Option<Origin>) {
+        if let Some(Origin { address, network }) = counted {
+            give_back(&mut self.by_address, &address);
+            give_back(&mut self.by_network, &network);
+        }
+    }
+
+    /// Counts a client under its address, where older strangers of the same make room for it.
+    fn count_under(&mut self, number: u64, origin: Origin) -> Result<(), Limit> {
+        let Origin { address, network } = origin;
+        let of = |counts: &HashMap<IpAddr, usize>, key| counts.get(key).copied().unwrap_or(0);
+        while of(&self.by_address, &address) >= self.limits.connections_per_address_max {
+            let oldest = self.strangers.oldest_of_address(address, number).ok_or(Limit::ConnectionsOfAddress)?;
+            self.evict(oldest);
+        }
+        while of(&self.by_network, &network) >= self.limits.connections_per_network_max {
+            let oldest = self.strangers.oldest_of_network(network, number).ok_or(Limit::ConnectionsOfNetwork)?;
+            self.evict(oldest);
+        }
+        *self.by_address.entry(address).or_default() += 1;
+        *self.by_network.entry(network).or_default() += 1;
+        Ok(())
+    }
+}
+
 impl Place {
+    /// When a client that has not logged in by then ends, whatever it is doing.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The task that serves it, as long as it has no WebSocket in which it could be told to leave.
+    pub fn served_by(&self, task: AbortHandle) {
+        let mut table = self.clients.table();
+        match table.clients.get(&self.number).map(|client| (client.evicted.is_some(), client.open)) {
+            // Another one needed its place meanwhile.
+            Some((true, _)) => task.abort(),
+            Some((false, false)) => drop(table.tasks.insert(self.number, task)),
+            _ => {}
+        }
+    }
+
+    /// Its WebSocket is open.
+    pub fn opened(&self) {
+        let mut table = self.clients.table();
+        table.tasks.remove(&self.number);
+        if let Some(client) = table.clients.get_mut(&self.number) {
+            client.open = true;
+        }
+    }
+
+    /// Whether its place went to another one.
+    pub fn is_evicted(&self) -> bool {
+        self.clients.table().clients.get(&self.number).is_some_and(|client| client.evicted.is_some())
+    }
+
+    /// Whether it leaves without waiting for the client to have read why.
+    pub fn leaves_at_once(&self) -> bool {
+        self.clients.table().clients.get(&self.number).is_some_and(|client| client.evicted == Some(Told::No))
+    }
+
     /// Counts the client under its address, instead of any before; the answer is when its handshake may go on.
     ///
     /// # Errors
     /// The limit that is reached. It then counts under no address.
     pub fn take_address(&self, address: IpAddr, now: Instant) -> Result<Instant, Limit> {
-        let address = network::counted_as(address);
-        let (mut table, mut held) = (self.clients.table(), self.held());
-        if let Some(before) = held.address.take() {
-            give_back(&mut table.by_address, &before);
+        let mut table = self.clients.table();
+        let origin = table.origin(address);
+        let Some(client) = table.clients.get_mut(&self.number).filter(|client| client.evicted.is_none()) else {
+            return Err(Limit::Strangers);
+        };
+        let (before, refused) = (client.counted.take(), client.refused.is_some());
+        table.uncount(before);
+        if !refused {
+            table.strangers.place(self.number, origin);
         }
         let limits = table.limits;
         if self.clients.is_tight() {
             return Err(Limit::Memory);
         }
-        if table.by_address.get(&address).copied().unwrap_or(0) >= limits.connections_per_address_max {
-            return Err(Limit::ConnectionsOfAddress);
+        table.count_under(self.number, origin)?;
+        match table.handshakes.turn(&limits.handshakes, origin.address, now) {
+            Ok(turn) => {
+                if let Some(client) = table.clients.get_mut(&self.number) {
+                    client.counted = Some(origin);
+                }
+                Ok(turn)
+            }
+            Err(_) => {
+                table.uncount(Some(origin));
+                Err(Limit::HandshakeRate)
+            }
         }
-        let turn = table.handshakes.turn(&limits.handshakes, address, now).map_err(|_| Limit::HandshakeRate)?;
-        *table.by_address.entry(address).or_default() += 1;
-        held.address = Some(address);
-        Ok(turn)
     }
 
-    /// When this client may log in.
+    /// When this client may log in. Until [`Place::was_answered`] its place is not another one's.
     ///
     /// # Errors
     /// [`Limit::ConnectRate`], [`Limit::Memory`]
     pub fn take_connect(&self, now: Instant) -> Result<Instant, Limit> {
-        let (mut table, held) = (self.clients.table(), self.held());
+        let mut table = self.clients.table();
         let limits = table.limits;
         if self.clients.is_tight() {
             return Err(Limit::Memory);
         }
         // Without an address it was refused, and does not come this far.
-        let Some(address) = held.address else { return Ok(now) };
-        table.connects.turn(&limits.connects, address, now).map_err(|_| Limit::ConnectRate)
+        let counted = table.clients.get(&self.number).and_then(|client| client.counted);
+        let Some(Origin { address, .. }) = counted else { return Ok(now) };
+        let turn = table.connects.turn(&limits.connects, address, now).map_err(|_| Limit::ConnectRate)?;
+        table.strangers.is_waiting(self.number);
+        Ok(turn)
     }
 
-    /// Counts the client under its user, instead of any before.
+    /// Its login was answered, and it is not in.
+    pub fn was_answered(&self) {
+        self.clients.table().strangers.was_answered(self.number);
+    }
+
+    /// It has logged in: counts the client under its user, instead of any before, and no longer as a stranger.
     ///
     /// # Errors
-    /// [`Limit::ConnectionsOfUser`]
+    /// [`Limit::ConnectionsOfUser`], or [`Limit::Strangers`] if its place went to another one just now.
     pub fn take_user(&self, user: &str) -> Result<(), Limit> {
-        let (mut table, mut held) = (self.clients.table(), self.held());
-        if let Some(before) = held.user.take() {
+        let (mut table, mut held) = (self.clients.table(), self.user());
+        if table.clients.get(&self.number).is_some_and(|client| client.evicted.is_some()) {
+            return Err(Limit::Strangers);
+        }
+        if let Some(before) = held.take() {
             give_back(&mut table.by_user, &before);
         }
         if table.by_user.get(user).copied().unwrap_or(0) >= table.limits.connections_per_user_max {
@@ -216,7 +402,8 @@ impl Place {
         }
         *table.by_user.entry(user.to_owned()).or_default() += 1;
         self.account.belongs_to(user);
-        held.user = Some(user.to_owned());
+        *held = Some(user.to_owned());
+        table.strangers.remove(self.number);
         Ok(())
     }
 
@@ -227,37 +414,43 @@ impl Place {
 
     /// Which limit keeps this client out, if it is here only to be told so.
     pub fn refused(&self) -> Option<Limit> {
-        self.held().refused
+        self.clients.table().clients.get(&self.number).and_then(|client| client.refused)
     }
 
     /// From now on this client is here only to be told why; false if there are too many such already.
     pub fn refuse(&self, limit: Limit) -> bool {
-        let (mut table, mut held) = (self.clients.table(), self.held());
-        if held.refused.is_none() {
-            if table.refused >= table.limits.refusals_max {
-                return false;
-            }
-            table.refused += 1;
-            held.refused = Some(limit);
+        let mut table = self.clients.table();
+        let full = table.refused >= table.limits.refusals_max;
+        let Some(client) = table.clients.get_mut(&self.number) else { return false };
+        if client.refused.is_some() || client.evicted.is_some() {
+            return client.evicted.is_none();
         }
+        if full {
+            return false;
+        }
+        client.refused = Some(limit);
+        table.refused += 1;
+        table.strangers.remove(self.number);
         true
     }
 
     /// Always locked after the table.
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn user(&self) -> MutexGuard<'_, Option<String>> {
+        self.user.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let (mut table, mut held) = (self.clients.table(), self.held());
-        table.drains.remove(&self.number);
-        table.refused -= usize::from(held.refused.is_some());
-        if let Some(address) = held.address.take() {
-            give_back(&mut table.by_address, &address);
+        let (mut table, mut user) = (self.clients.table(), self.user());
+        table.strangers.remove(self.number);
+        table.tasks.remove(&self.number);
+        if let Some(client) = table.clients.remove(&self.number) {
+            table.leaving -= usize::from(client.evicted == Some(Told::No));
+            table.refused -= usize::from(client.evicted == Some(Told::Yes)) + usize::from(client.refused.is_some());
+            table.uncount(client.counted);
         }
-        if let Some(user) = held.user.take() {
+        if let Some(user) = user.take() {
             give_back(&mut table.by_user, &user);
         }
     }
@@ -274,96 +467,4 @@ fn give_back<K: Clone + Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    const UNPACED: PaceLimits =
-        PaceLimits { everybody: Rate::UNLIMITED, each_address: Rate::UNLIMITED, wait_max: Duration::ZERO };
-
-    const LIMITS: ClientLimits = ClientLimits {
-        connections_max: 3,
-        connections_per_address_max: 2,
-        connections_per_user_max: 1,
-        refusals_max: 1,
-        connects: UNPACED,
-        handshakes: UNPACED,
-    };
-
-    fn address(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn beyond_the_cap_a_few_are_told_why_and_the_rest_is_not_taken() {
-        let clients = Clients::new(LIMITS, Budget::default());
-        let mut places: Vec<_> = (0..3).map(|_| clients.take_place().unwrap()).collect();
-        assert!(places.iter().all(|place| place.refused().is_none()));
-        let told = clients.take_place().unwrap();
-        assert_eq!(told.refused(), Some(Limit::Connections));
-        assert!(clients.take_place().is_none());
-        assert_eq!((clients.count(), clients.total()), (4, 4));
-        places.pop();
-        assert_eq!(clients.take_place().unwrap().refused(), None, "a place was given back");
-        drop((places, told));
-        assert_eq!((clients.count(), clients.table().refused), (0, 0));
-    }
-
-    #[test]
-    fn an_address_has_its_share_wherever_it_is_counted_first() {
-        let clients = Clients::new(ClientLimits { connections_max: 100, ..LIMITS }, Budget::default());
-        let now = Instant::now();
-        let [a, b, c] = [(); 3].map(|()| clients.take_place().unwrap());
-        assert_eq!(a.take_address(address("2001:db8::1"), now), Ok(now));
-        assert_eq!(b.take_address(address("2001:db8::2"), now), Ok(now));
-        assert_eq!(c.take_address(address("2001:db8::3"), now), Err(Limit::ConnectionsOfAddress), "the same /64");
-        assert_eq!(c.take_address(address("2001:db8:0:1::"), now), Ok(now));
-        // A proxy's address gives way to the client's.
-        assert_eq!(a.take_address(address("203.0.113.7"), now), Ok(now));
-        assert_eq!(c.take_address(address("2001:db8::3"), now), Ok(now));
-        drop((a, b, c));
-        assert!(clients.table().by_address.is_empty());
-    }
-
-    #[test]
-    fn a_user_has_its_share_and_may_log_in_again() {
-        let clients = Clients::new(LIMITS, Budget::default());
-        let [a, b] = [(); 2].map(|()| clients.take_place().unwrap());
-        assert_eq!((a.take_user("alice"), a.take_user("alice")), (Ok(()), Ok(())));
-        assert_eq!(b.take_user("alice"), Err(Limit::ConnectionsOfUser));
-        assert_eq!(b.take_user("bob"), Ok(()));
-        drop(a);
-        assert_eq!(b.take_user("alice"), Ok(()));
-        drop(b);
-        assert!(clients.table().by_user.is_empty());
-    }
-
-    #[test]
-    fn those_who_are_told_why_are_bounded() {
-        let clients = Clients::new(LIMITS, Budget::default());
-        let [a, b] = [(); 2].map(|()| clients.take_place().unwrap());
-        assert!(a.refuse(Limit::HandshakeRate) && a.refuse(Limit::ConnectionsOfAddress));
-        assert_eq!(a.refused(), Some(Limit::HandshakeRate));
-        assert!(!b.refuse(Limit::HandshakeRate));
-        drop(a);
-        assert!(b.refuse(Limit::HandshakeRate));
-    }
-
-    #[test]
-    fn warnings_are_paced() {
-        let (clients, now) = (Clients::new(LIMITS, Budget::default()), Instant::now());
-        assert_eq!((0..100).filter(|_| clients.may_warn(now)).count(), 5);
-        assert!(clients.may_warn(now + Duration::from_secs(1)));
-    }
-
-    #[test]
-    fn new_limits_hold_at_once() {
-        let clients = Clients::new(LIMITS, Budget::default());
-        let _places: Vec<_> = (0..3).map(|_| clients.take_place().unwrap()).collect();
-        clients.set_limits(ClientLimits { connections_max: 4, refusals_max: 0, ..LIMITS });
-        assert!(clients.take_place().is_some_and(|place| place.refused().is_none()));
-        clients.set_limits(ClientLimits { connections_max: 1, refusals_max: 0, ..LIMITS });
-        assert!(clients.take_place().is_none());
-    }
-}
+mod tests;

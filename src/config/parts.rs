@@ -1,10 +1,11 @@
 //! From the configuration to what the parts want: each owns a small struct of its own and knows nothing of files.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::quantity::size_text;
-use super::{BrokerUri, Config, Http, Jwt};
+use super::{BrokerUri, Config, Jwt, ListenUrl, Scheme};
 
 use crate::auth::{
     AttemptLimits, AuthConfig, Authenticator, KeySet, KeySourceConfig, Keys, Origin, Rules, TokenConfig, Upstream,
@@ -12,11 +13,12 @@ use crate::auth::{
 use crate::broker::{BrokerConfig, Encryption, Node};
 use crate::budget::BudgetLimits;
 use crate::budget::machine::Memory;
-use crate::clients::{ClientLimits, PaceLimits};
+use crate::clients::{ClientLimits, NetworkSize, PaceLimits};
 use crate::connection::ConnectionConfig;
 use crate::listener::tls::{Acceptor, CertificateFiles, ClientAuth, TlsConfig};
 use crate::listener::{
-    CookieConfig, ListenerConfig, PresentedConfig, ProxyConfig, RedirectConfig, StaticRoot, WebSocketConfig,
+    CookieConfig, HostConfig, HostPattern, ListenerConfig, Literals, OriginPattern, PresentedConfig, ProxyConfig,
+    StaticRoot, WebSocketConfig,
 };
 use crate::rate::Rate;
 use crate::session::amqp::ShortText;
@@ -197,7 +199,11 @@ impl Config {
         ClientLimits {
             connections_max: limits.connections_max,
             connections_per_address_max: limits.connections_per_address_max,
+            connections_per_network_max: limits.connections_per_network_max,
             connections_per_user_max: limits.connections_per_user_max,
+            network: NetworkSize { ipv4_bits: limits.network_ipv4_bits, ipv6_bits: limits.network_ipv6_bits },
+            strangers_max: limits.strangers_max,
+            stranger_timeout: limits.stranger_timeout,
             refusals_max: limits.refusals_max,
             connects: pace(
                 (limits.connect_rate_max, limits.connect_burst_max),
@@ -244,10 +250,24 @@ impl Config {
         Some(TlsConfig { certificates, min_version: self.tls.min_version, client_auth })
     }
 
-    /// Requests are sent to this port.
-    pub fn redirect_config(&self, port: u16) -> RedirectConfig {
-        let Http { head_timeout, head_bytes_max, .. } = self.http;
-        RedirectConfig { port, head_timeout, head_bytes_max }
+    /// Names of a listener at this address; `certificates` are those of all listeners.
+    pub fn host_config(&self, address: IpAddr, certificates: Option<Arc<Acceptor>>) -> HostConfig {
+        let of_pages = self.http.origins.iter().filter_map(OriginPattern::host);
+        let of_pages =
+            of_pages.map(|(name, below)| if below { HostPattern::Below(name) } else { HostPattern::Exact(name) });
+        HostConfig {
+            listed: self.http.hosts.clone(),
+            further: of_pages.chain(machine_name()).collect(),
+            literals: if address.is_unspecified() { Literals::Any } else { Literals::Only(address) },
+            private: false,
+            certificates,
+        }
+    }
+
+    /// Names of the operators' listener: its clients are probes and scrapers, which call it by what the network calls it.
+    pub fn admin_host_config(&self) -> HostConfig {
+        let further = self.admin.hosts.iter().cloned().chain(machine_name()).collect();
+        HostConfig { listed: Vec::new(), further, literals: Literals::Any, private: true, certificates: None }
     }
 
     fn presented_config(&self) -> PresentedConfig {
@@ -268,11 +288,17 @@ impl Config {
         self.auth.sources.iter().copied().filter(accepted).collect()
     }
 
-    /// What all listeners share; the path and TLS are each one's own.
-    pub fn listener_config(&self, path: &str, tls: Option<Arc<Acceptor>>, root: Option<StaticRoot>) -> ListenerConfig {
+    /// What all listeners share; address, path and TLS are each one's own. `certificates` are those of all.
+    pub fn listener_config(
+        &self,
+        url: &ListenUrl,
+        certificates: Option<Arc<Acceptor>>,
+        root: Option<StaticRoot>,
+    ) -> ListenerConfig {
         ListenerConfig {
-            path: path.to_owned(),
-            tls,
+            path: url.path.clone(),
+            hosts: self.host_config(url.address.ip(), certificates.clone()),
+            tls: certificates.filter(|_| url.scheme == Scheme::Wss),
             tls_handshake_timeout: self.tls.handshake_timeout,
             head_timeout: self.http.head_timeout,
             head_bytes_max: self.http.head_bytes_max,
@@ -292,6 +318,12 @@ impl Config {
             },
         }
     }
+}
+
+/// What the machine is called, where Linux tells it.
+fn machine_name() -> Option<HostPattern> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    name.trim().parse().ok().filter(|pattern| matches!(pattern, HostPattern::Exact(_)))
 }
 
 fn node(uri: &BrokerUri) -> Node {

@@ -15,10 +15,10 @@ use super::log_filter::{LogFilter, log_filter};
 use super::quantity::{count, duration, factor, kib, mib, milliseconds, minutes, seconds, size, whole_seconds};
 use super::reader::section;
 use super::secret::Secret;
-use super::url::{BrokerUri, ListenUrl, address_or_none, broker_uri, document_url, listen_url, network, origin};
+use super::url::{BrokerUri, ListenUrl, address_or_none, broker_uri, document_url, host, listen_url, network, origin};
 use crate::auth::{Algorithm, DocumentUrl};
 use crate::listener::tls::{CertificateFiles, Demand, MinVersion, NameSource};
-use crate::listener::{ForwardedHeader, Opcode, OriginPattern};
+use crate::listener::{ForwardedHeader, HostPattern, Opcode, OriginPattern};
 use crate::session::config::{Compatibility, DestinationDecoding, DurableQueueNaming, HeaderTypes, Replay};
 use crate::session::proof::Source;
 
@@ -348,6 +348,11 @@ section! {
         /// `https`, `ws` as `http`. Empty: pages of the host that the request names, over the same scheme. Clients that are no
         /// browser send no origin and may connect.
         origins: Vec<OriginPattern> = list(origin(), ListMin::Zero), "";
+        /// Names by which clients may call the relay (`Host`), such as `chat.example.com`, `*.example.com` (every name below) or `*`
+        /// (any): a page whose own name was made to point here is refused. Empty: the addresses of `listen` (every address where
+        /// it is at all of them), `localhost`, the machine's name, the names of the certificates and of `http.origins`; then
+        /// programs, which send no origin, may call its WebSocket by any name.
+        hosts: Vec<HostPattern> = list(host(), ListMin::Zero), "";
         /// Directory of static files that are served beside the WebSocket.
         root: Option<PathBuf> = optional(path()), "";
         /// `Content-Security-Policy` of static files.
@@ -386,6 +391,8 @@ section! {
         connections_max: usize = count(1..=10_000_000), "10000";
         /// Client connections at a time from one IP address.
         connections_per_address_max: usize = count(1..=10_000_000), "1000";
+        /// Client connections at a time from one network, see `network_ipv4_bits`.
+        connections_per_network_max: usize = count(1..=10_000_000), "4000";
         /// Client connections at a time of one user.
         connections_per_user_max: usize = count(1..=10_000_000), "10000";
         /// Memory of the process. Empty: three quarters of the machine's, or of the control group's where that has less; `check`
@@ -396,6 +403,16 @@ section! {
         session_bytes_max: Option<usize> = optional(size(mib(1)..=mib(1 << 20))), "";
         /// Memory that all sessions of one user may hold together; beyond it the largest is ended. Empty: no bound of its own.
         user_bytes_max: Option<usize> = optional(size(mib(1)..=mib(1 << 20))), "";
+        /// Of `connections_max`, client connections that have not logged in. Where this or another of these limits is reached, the
+        /// oldest of them gives its place to the newcomer: of the same address or network, or of the network that has most.
+        strangers_max: usize = count(1..=10_000_000), "5000";
+        /// Time from accept to CONNECTED, whatever the client does meanwhile; also the longest life of a connection that is used
+        /// for other requests only.
+        stranger_timeout: Duration = duration(milliseconds(10)..=minutes(10)), "30s";
+        /// Bits of an IPv4 address that tell networks apart.
+        network_ipv4_bits: u8 = count(0..=32), "24";
+        /// Bits of an IPv6 address that tell networks apart: providers give a /48 to a site, and a /64 to a customer.
+        network_ipv6_bits: u8 = count(0..=64), "48";
         /// Connections, beyond those, that are kept just long enough to tell the client which limit it has met.
         refusals_max: usize = count(0..=1_000_000), "100";
         /// New connections in a second; 0: no limit. Those beyond wait for their turn.
@@ -424,6 +441,9 @@ section! {
     pub struct Admin in "admin" {
         /// Address of `/livez`, `/readyz` and `/metrics`.
         listen: Option<SocketAddr> = address_or_none(), "127.0.0.1:15680";
+        /// Names by which it may be called, besides `localhost`, IP addresses, the machine's name, and names that nobody on the
+        /// internet can own: those without a dot and those that end in `.local` or `.internal`. `*` stands for any.
+        hosts: Vec<HostPattern> = list(host(), ListMin::Zero), "";
     }
 }
 

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::kind::{Kind, Shape, string};
 use crate::auth::DocumentUrl;
-use crate::listener::OriginPattern;
+use crate::listener::{HostPattern, OriginPattern};
 
 /// The path of a listen URL that names none.
 const DEFAULT_PATH: &str = "/ws";
@@ -101,6 +101,11 @@ pub(super) fn network() -> Kind<IpNet> {
 /// An origin of web pages (RFC 6454), or a pattern of origins.
 pub(super) fn origin() -> Kind<OriginPattern> {
     Kind::simple("origin", Shape::Text, |value| string(value)?.trim().parse())
+}
+
+/// A name by which the relay may be called, or a pattern of names.
+pub(super) fn host() -> Kind<HostPattern> {
+    Kind::simple("host", Shape::Text, |value| string(value)?.trim().parse())
 }
 
 /// An address to listen on, or `none`.

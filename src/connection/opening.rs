@@ -43,7 +43,9 @@ impl Connection {
             .take()
             .map_or((None, None), |certificate| (Some(CertificateName(certificate.name)), certificate.common_name));
         let evidence = login::evidence(opened.presented.take(), certificate);
-        let session = Session::new(config.session.clone(), seed(), locality, started).with_presented(evidence);
+        let session = Session::new(config.session.clone(), seed(), locality, started)
+            .with_presented(evidence)
+            .with_login_deadline(place.deadline());
         let label = ClientLabel(label(&opened));
         let auth = config.auth.clone();
         let connection = Connection {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,7 +13,7 @@ use super::gate::{Admission, Gate, Route, Upgrade};
 use super::presented::{CookieConfig, PresentedConfig};
 use super::source::{ProxyConfig, Source};
 use super::stream::Stream;
-use super::{ListenerConfig, Opcode, WebSocketConfig, http, proxy_protocol};
+use super::{HostConfig, ListenerConfig, Opcode, WebSocketConfig, http, proxy_protocol};
 
 /// The only origin that the endpoint of [`knock`] allows.
 pub const ORIGIN: &str = "https://app.example.com";
@@ -63,8 +63,8 @@ impl Gate for Open {
         Admission::GoOn
     }
 
-    fn http_life(&self) -> Duration {
-        Duration::from_secs(60)
+    fn deadline(&self) -> Instant {
+        Instant::now() + Duration::from_secs(60)
     }
 
     fn upgraded(&self, _: Upgrade) {}
@@ -84,6 +84,7 @@ pub async fn knock(bytes: &[u8]) -> Knocked {
         head_bytes_max: 8192,
         root: None,
         content_security_policy: String::new(),
+        hosts: HostConfig::any(),
         origins: vec![ORIGIN.parse().expect("an origin")],
         proxy,
         strict_transport_security: None,

@@ -2,7 +2,7 @@
 //!
 //! Counts and limits nothing itself.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use super::source::Source;
 
@@ -21,6 +21,8 @@ pub enum Upgrade {
     Accepted,
     /// No WebSocket handshake, or a wrong one.
     BadHandshake,
+    /// The request calls the relay by a name that is not its own.
+    Host,
     /// By [`Gate::admit`].
     NotAdmitted,
     /// The page's origin is not allowed.
@@ -33,6 +35,7 @@ impl Upgrade {
         match self {
             Upgrade::Accepted => "accepted",
             Upgrade::BadHandshake => "bad_handshake",
+            Upgrade::Host => "host",
             Upgrade::NotAdmitted => "not_admitted",
             Upgrade::Origin => "origin",
         }
@@ -66,8 +69,8 @@ pub trait Gate: Send + Sync + 'static {
     /// upgrade of those. May take its time: the client waits for its turn.
     fn admit(&self, source: &Source) -> impl Future<Output = Admission> + Send;
 
-    /// How long this connection may speak HTTP. Asked once, before its first request.
-    fn http_life(&self) -> Duration;
+    /// When this connection ends if it has no WebSocket by then, whatever it is doing. Asked once at each step on its way there.
+    fn deadline(&self) -> Instant;
 
     fn upgraded(&self, result: Upgrade);
 

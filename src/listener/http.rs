@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -14,7 +15,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
     ACCEPT, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
-    CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
+    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, STRICT_TRANSPORT_SECURITY, UPGRADE, USER_AGENT, VARY,
     X_CONTENT_TYPE_OPTIONS,
 };
@@ -28,6 +29,7 @@ use tracing::debug;
 
 use super::gate::{Admission, Gate, Route, Upgrade};
 use super::handshake::{self, Handshake, HandshakeError, Subprotocol, VERSION};
+use super::host;
 use super::origin::{self, Target};
 use super::pages::{self, Endpoint, Format};
 use super::presented::Presented;
@@ -38,6 +40,9 @@ use crate::patience;
 
 /// Header lines of one request; more are answered with 431.
 const HEADERS_MAX: usize = 64;
+
+/// An answer that is under way at the connection's deadline is finished if that takes no longer.
+const ANSWER_GRACE: Duration = Duration::from_secs(5);
 
 /// hyper refuses a smaller head buffer.
 pub(super) const HEAD_BYTES_MIN: usize = 8 * 1024;
@@ -116,14 +121,18 @@ async fn serve_requests<G: Gate>(
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let life = patience::timeout(visit.gate.http_life(), async {
+    let deadline = tokio::time::Instant::from(visit.gate.deadline());
+    let life = async {
         tokio::select! {
             result = connection.as_mut() => return result,
-            () = stopped(stop) => connection.as_mut().graceful_shutdown(),
+            () = stopped(stop) => {}
+            () = patience::Timer::until(deadline) => {}
         }
+        // Between two requests it ends here.
+        connection.as_mut().graceful_shutdown();
         connection.await
-    });
-    life.await.unwrap_or(Ok(()))
+    };
+    patience::timeout_at(deadline + ANSWER_GRACE, life).await.unwrap_or(Ok(()))
 }
 
 async fn answer<G: Gate>(request: Request<Incoming>, visit: &Visit<G>) -> Response<Body> {
@@ -136,9 +145,14 @@ async fn answer<G: Gate>(request: Request<Incoming>, visit: &Visit<G>) -> Respon
         gate.upgraded(upgrade);
         (Route::WebSocket, response)
     } else if let Some(root) = &config.root {
-        (Route::File, file(request, root, config).await)
+        let response = match refused_host(&request, visit) {
+            Some((response, _)) => response,
+            None => file(request, root, config).await,
+        };
+        (Route::File, response)
     } else {
-        (Route::None, not_found(&request, config))
+        let refused = refused_host(&request, visit).map(|(response, _)| response);
+        (Route::None, refused.unwrap_or_else(|| not_found(&request, config)))
     };
     gate.answered(route, response.status().as_u16());
     response
@@ -164,6 +178,9 @@ async fn websocket_path<G: Gate>(mut request: Request<Incoming>, visit: &Visit<G
     if let Some(origin) = refused_origin(&request, visit) {
         refusals::origin(&origin, source, host(&request));
         return (text(StatusCode::FORBIDDEN, pages::forbidden_origin(&origin), config), Upgrade::Origin);
+    }
+    if let Some(refused) = refused_host(&request, visit) {
+        return refused;
     }
     let handshake = match read_handshake(&request, config) {
         Ok(handshake) => handshake,
@@ -234,6 +251,30 @@ fn refused_origin<G>(request: &Request<Incoming>, visit: &Visit<G>) -> Option<St
     };
     let refused = headers.get_all(ORIGIN).iter().find(is_refused)?;
     Some(String::from_utf8_lossy(refused.as_bytes()).into_owned())
+}
+
+/// The answer to a request that calls the relay by no name, by several, or by another's.
+fn refused_host<G>(request: &Request<Incoming>, visit: &Visit<G>) -> Option<(Response<Body>, Upgrade)> {
+    let Visit { config, source, .. } = visit;
+    let headers = request.headers();
+    let host = match host::named_host(headers, request.uri(), request.version()) {
+        Ok(host) => host,
+        Err(error) => {
+            let reason = format!("Bad request: {error}.\n");
+            return Some((text(StatusCode::BAD_REQUEST, reason, config), Upgrade::BadHandshake));
+        }
+    };
+    // Unless the operator lists the names, a program's WebSocket may call it by any: it is nobody's page. Nor does it matter for
+    // a page of the list. HTTP/1.0 without a name is spoken by probes.
+    let by_origin = !config.origins.is_empty() || !headers.contains_key(ORIGIN);
+    let is_websocket = is_websocket_path(request.uri().path(), &config.path);
+    let unjudged = !config.hosts.is_listed() && (is_websocket && by_origin || host.is_empty());
+    if unjudged || config.hosts.knows(host) {
+        return None;
+    }
+    refusals::host(host, source, header_text(headers, ORIGIN).as_deref().unwrap_or_default());
+    // RFC 9110 section 15.5.20.
+    Some((text(StatusCode::MISDIRECTED_REQUEST, pages::unknown_host(host), config), Upgrade::Host))
 }
 
 /// Exactly the configured path, or with one slash behind it; the query string is not part of a path.
@@ -334,8 +375,7 @@ fn endpoint<'a>(request: &'a Request<Incoming>, config: &'a ListenerConfig) -> E
 
 /// Where the client believes to be; empty if it does not say.
 fn host(request: &Request<Incoming>) -> &str {
-    let header = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    header.or(request.uri().authority().map(|authority| authority.as_str())).unwrap_or_default()
+    host::named_host(request.headers(), request.uri(), request.version()).unwrap_or_default()
 }
 
 fn format(headers: &HeaderMap) -> Format {

@@ -11,6 +11,7 @@ mod forwarded;
 pub mod fuzzing;
 mod gate;
 mod handshake;
+mod host;
 mod http;
 mod origin;
 mod outgoing;
@@ -38,6 +39,7 @@ pub use self::files::{FILE_BYTES_MAX, StaticRoot};
 pub use self::forwarded::{ForwardedHeader, HOPS_MAX};
 pub use self::gate::{Admission, Gate, Route, Upgrade};
 pub use self::handshake::Subprotocol;
+pub use self::host::{HostConfig, HostError, HostPattern, Literals, host_entry_for, named_host};
 pub use self::origin::{OriginPattern, entry_for};
 pub use self::presented::{CookieConfig, Presented, PresentedConfig};
 pub use self::proxy_protocol::HEADER_BYTES_MAX as PROXY_HEADER_BYTES_MAX;
@@ -66,6 +68,8 @@ pub struct ListenerConfig {
     pub root: Option<StaticRoot>,
     /// `Content-Security-Policy` of HTML pages.
     pub content_security_policy: String,
+    /// Names by which clients may call the relay.
+    pub hosts: HostConfig,
     /// Pages that may connect; empty: those of the host that the request names.
     pub origins: Vec<OriginPattern>,
     pub proxy: ProxyConfig,
@@ -131,6 +135,7 @@ pub async fn serve_connection<G, F, Fut>(
     let entered = tokio::select! {
         entered = enter(socket, peer, &config, &*gate) => entered,
         () = stopped(&stop) => None,
+        () = patience::Timer::until(gate.deadline().into()) => None,
     };
     let Some((stream, source, certificate)) = entered else { return };
     let Some(http::Upgraded { stream, read_ahead, details }) = http::serve(stream, &config, &stop, source, &gate).await

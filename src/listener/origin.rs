@@ -51,7 +51,7 @@ fn is_scheme(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_lowercase()) && text.bytes().all(rest)
 }
 
-/// Host in lower case, and the port if there is one.
+/// Host in lower case, and the port if there is one. Used for the `Host` header too.
 pub(super) fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match authority.rsplit_once(':') {
         // The last colon may belong to an IPv6 address.
@@ -317,14 +317,17 @@ mod tests {
             assert!(!allowed(own, &[]), "{own}: not of the same origin");
         }
         assert!(allowed("file:///", &["file://"]) && allowed("Capacitor://LOCALHOST/", &["capacitor://localhost"]));
-        for other in ["capacitor://localhost:1", "capacitor://evil", "ionic://localhost", "http://localhost", "file://"] {
+        for other in ["capacitor://localhost:1", "capacitor://evil", "ionic://localhost", "http://localhost", "file://"]
+        {
             assert!(!allowed(other, &["capacitor://localhost"]), "{other}");
         }
     }
 
     #[test]
     fn no_suggestion_opens_the_door_wider_than_it_says() {
-        for text in ["*", "https://*.example.com", "https://*", "", "/", "https://a\"]", "https://a b", "x", "file:///x"] {
+        for text in
+            ["*", "https://*.example.com", "https://*", "", "/", "https://a\"]", "https://a b", "x", "file:///x"]
+        {
             assert_eq!(entry_for(text), None, "{text}");
         }
         for (text, entry) in [

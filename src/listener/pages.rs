@@ -72,6 +72,15 @@ pub(super) fn forbidden_origin(origin: &str) -> String {
     )
 }
 
+/// What a request gets that calls the relay by another's name. Which names there are is not said.
+pub(super) fn unknown_host(host: &str) -> String {
+    let host = if is_plain_host(host) { host } else { "?" };
+    format!(
+        "This server is not known as {host}: the operator decides by which names it may be called.\n\
+         Ask the operator to add it to the setting http.hosts; the server's log has the line to write.\n"
+    )
+}
+
 /// At a limit, when not even a refusal within the WebSocket can be afforded.
 pub(super) const UNAVAILABLE: &str = "Too many connections. Try again in a few seconds.\n";
 

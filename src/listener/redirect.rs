@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, LOCATION, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, LOCATION, X_CONTENT_TYPE_OPTIONS};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::host::{HostConfig, named_host};
 use super::pages;
 use crate::patience;
 
@@ -29,8 +30,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const HTTPS_PORT: u16 = 443;
 
 /// How requests are sent on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RedirectConfig {
+#[derive(Clone, Copy, Debug)]
+pub struct RedirectConfig<'a> {
+    /// Names that requests are sent on to.
+    pub hosts: &'a HostConfig,
     /// Where https is spoken, as seen by clients.
     pub port: u16,
     /// Time for a request's head.
@@ -40,8 +43,13 @@ pub struct RedirectConfig {
 }
 
 /// Answers one request of one accepted socket. `stop` ends it at once.
-pub async fn redirect_connection(socket: TcpStream, peer: SocketAddr, config: RedirectConfig, stop: CancellationToken) {
-    let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, config.port))));
+pub async fn redirect_connection(
+    socket: TcpStream,
+    peer: SocketAddr,
+    config: RedirectConfig<'_>,
+    stop: CancellationToken,
+) {
+    let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &config))));
     let connection = http1::Builder::new()
         .timer(patience::HttpTimer)
         .header_read_timeout(config.head_timeout)
@@ -60,10 +68,14 @@ pub async fn redirect_connection(socket: TcpStream, peer: SocketAddr, config: Re
 }
 
 /// 308 keeps the method, and browsers keep the answer.
-fn answer<B>(request: &Request<B>, port: u16) -> Response<Full<Bytes>> {
-    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).and_then(host_name);
+fn answer<B>(request: &Request<B>, config: &RedirectConfig<'_>) -> Response<Full<Bytes>> {
+    let named = named_host(request.headers(), request.uri(), request.version()).unwrap_or_default();
+    if !named.is_empty() && !config.hosts.knows(named) {
+        return page(StatusCode::MISDIRECTED_REQUEST, "This server is not known by this name (http.hosts).\n");
+    }
+    let host = host_name(named);
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    let place = host.filter(|_| target.starts_with('/')).map(|host| match port {
+    let place = host.filter(|_| target.starts_with('/')).map(|host| match config.port {
         HTTPS_PORT => format!("https://{host}{target}"),
         port => format!("https://{host}:{port}{target}"),
     });
@@ -102,9 +114,15 @@ fn page(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
 mod tests {
     use super::*;
 
+    fn config(port: u16) -> RedirectConfig<'static> {
+        let hosts = Box::leak(Box::new(HostConfig::any()));
+        RedirectConfig { hosts, port, head_timeout: Duration::from_secs(1), head_bytes_max: 8192 }
+    }
+
     fn location(host: &str, target: &str, port: u16) -> Option<String> {
-        let request = Request::builder().uri(target).header(HOST, host).body(()).unwrap();
-        let answer = answer(&request, port);
+        let request = Request::builder().uri(target).header("host", host).body(()).unwrap();
+        let config = config(port);
+        let answer = answer(&request, &config);
         let location = answer.headers().get(LOCATION)?;
         Some(location.to_str().unwrap().to_owned())
     }
@@ -118,6 +136,7 @@ mod tests {
             ("[::1]", "/", 443, "https://[::1]/"),
             ("[::1]:80", "/", 8443, "https://[::1]:8443/"),
             ("chat.example", "//evil.example/x", 443, "https://chat.example//evil.example/x"),
+            ("chat.example", "http://chat.example/x", 443, "https://chat.example/x"),
         ] {
             assert_eq!(location(host, target, port).as_deref(), Some(expected));
         }
@@ -128,9 +147,13 @@ mod tests {
         for host in ["", ":80", "a b", "user@evil.example", "a/b", "[::1", "a\\b", "a?b", "a#b"] {
             assert_eq!(location(host, "/", 443), None, "{host}");
         }
-        assert_eq!(answer(&Request::builder().uri("/").body(()).unwrap(), 443).status(), StatusCode::BAD_REQUEST);
+        assert_eq!(
+            answer(&Request::builder().uri("/").body(()).unwrap(), &config(443)).status(),
+            StatusCode::BAD_REQUEST
+        );
         // The forms of CONNECT and OPTIONS.
         assert_eq!(location("chat.example", "*", 443), None);
-        assert_eq!(location("chat.example", "chat.example:80", 443), Some("https://chat.example/".to_owned()));
+        assert_eq!(location("chat.example", "chat.example:80", 443), None);
+        assert_eq!(location("chat.example:80", "chat.example:80", 443), Some("https://chat.example/".to_owned()));
     }
 }

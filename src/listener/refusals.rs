@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tracing::{debug, warn};
 
+use super::host;
 use super::origin;
 use super::source::Source;
 use crate::rate::{Bucket, Rate};
@@ -42,6 +43,24 @@ pub(super) fn origin(origin: &str, source: &Source, host: &str) {
             "WebSocket refused: what its Origin header says is the origin of no page or application, and can't be allowed"
         ),
     }
+}
+
+/// Names the line of the configuration that would allow the name, where there is one.
+pub(super) fn host(host: &str, source: &Source, origin: &str) {
+    // An empty list means the names that are known anyway; one that is there goes on behind this entry.
+    let allow = host::host_entry_for(host).map(|entry| format!("[http] hosts = [\"{entry}\"]"));
+    let (origin, host) = (printable(origin), printable(host));
+    if !is_due() {
+        debug!(origin, host, client = %source, "request refused: the relay is not known by this name");
+        return;
+    }
+    warn!(
+        origin,
+        host,
+        client = %source,
+        allow = allow.unwrap_or_default(),
+        "request refused: the relay is not known by this name; if it should be, add it to http.hosts"
+    );
 }
 
 fn is_due() -> bool {

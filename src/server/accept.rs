@@ -18,11 +18,7 @@ use crate::listener::{Admission, Gate, Opened, Route, Source, Upgrade, WebSocket
 use crate::metrics::Metrics;
 use crate::session::admission::Limit;
 
-/// Time that one connection may spend on ordinary requests: idle ones end sooner, this bounds those that take an
-/// answer byte by byte.
-const HTTP_LIFE_MAX: Duration = Duration::from_secs(300);
-
-/// The same for one that is here only to be told that it is not let in.
+/// Time of one that is here only to be told that it is not let in.
 const REFUSED_LIFE_MAX: Duration = Duration::from_secs(10);
 
 pub(super) struct Door {
@@ -75,10 +71,15 @@ impl Door {
         clients: &Clients,
         metrics: &Arc<Metrics>,
     ) {
-        let place = clients.take_place();
+        let evicted = clients.evicted();
+        let place = clients.take_place(peer.ip().to_canonical(), Instant::now());
         if place.as_ref().is_none_or(|place| place.refused().is_some()) {
             metrics.rejected(Limit::Connections.label());
             report(clients, &peer, Limit::Connections);
+        }
+        if clients.evicted() != evicted && clients.may_warn(Instant::now()) {
+            let limits = "limits.connections_max and limits.strangers_max";
+            warn!(limits, "a limit is reached: clients that have not logged in give their places to those who come");
         }
         let Some(place) = place else { return };
         let listener = serving.current().listeners[self.index].clone();
@@ -86,7 +87,8 @@ impl Door {
         let (broker, metrics, stop) = (broker.clone(), metrics.clone(), clients.stop().clone());
         let place = Arc::new(place);
         let gate = Arc::new(Counted { clients: clients.clone(), metrics: metrics.clone(), place: place.clone() });
-        tokio::spawn(async move {
+        let served = place.clone();
+        let task = tokio::spawn(async move {
             let on_open = {
                 let place = place.clone();
                 move |socket: WebSocket, opened: Opened| {
@@ -95,6 +97,7 @@ impl Door {
             };
             serve_connection(socket, peer, listener, stop, gate, on_open).await;
         });
+        served.served_by(task.abort_handle());
     }
 }
 
@@ -123,8 +126,9 @@ impl Gate for Counted {
         }
     }
 
-    fn http_life(&self) -> Duration {
-        if self.place.refused().is_some() { REFUSED_LIFE_MAX } else { HTTP_LIFE_MAX }
+    fn deadline(&self) -> Instant {
+        let deadline = self.place.deadline();
+        if self.place.refused().is_some() { deadline.min(Instant::now() + REFUSED_LIFE_MAX) } else { deadline }
     }
 
     fn upgraded(&self, result: Upgrade) {
@@ -141,6 +145,8 @@ fn report(clients: &Clients, client: &dyn std::fmt::Display, limit: Limit) {
     let key = match limit {
         Limit::Connections => "limits.connections_max",
         Limit::ConnectionsOfAddress => "limits.connections_per_address_max",
+        Limit::ConnectionsOfNetwork => "limits.connections_per_network_max",
+        Limit::Strangers => "limits.strangers_max",
         Limit::ConnectionsOfUser => "limits.connections_per_user_max",
         Limit::ConnectRate => "limits.connect_rate_max or limits.connect_rate_per_address_max",
         Limit::Memory => "limits.memory_max",

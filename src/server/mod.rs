@@ -149,7 +149,8 @@ impl Server {
         let (background, stopped) = (TaskTracker::new(), CancellationToken::new());
         background.spawn(readiness.clone().watch(broker.clone(), stopped.clone()));
         if let Some(socket) = admin {
-            let view = View::new(broker.clone(), budget.clone(), clients.clone(), &metrics, readiness.clone());
+            let hosts = config.admin_host_config();
+            let view = View::new(broker.clone(), budget.clone(), clients.clone(), hosts, &metrics, readiness.clone());
             background.spawn(admin::serve(socket, view, stopped.clone()));
         }
         if let Some(acceptor) = &serving.current().tls {
@@ -160,8 +161,8 @@ impl Server {
             background.spawn(door.accept(serving.clone(), broker.clone(), clients.clone(), metrics.clone()));
         }
         if let (Some(socket), Some(port)) = (redirect, secure_port) {
-            let config = config.redirect_config(port);
-            background.spawn(redirect::accept(socket, config, clients.clone(), metrics.clone()));
+            let (http, serving) = (config.http.clone(), serving.clone());
+            background.spawn(redirect::accept(socket, http, port, serving, clients.clone(), metrics.clone()));
         }
         readiness.listening();
         notify::ready("serving");

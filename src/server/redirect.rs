@@ -7,14 +7,23 @@ use std::time::Instant;
 use tokio::net::TcpListener;
 use tracing::{debug, warn};
 
+use super::state::Serving;
 use crate::clients::{Clients, Place};
+use crate::config::Http;
 use crate::listener::tcp::{self, AcceptFailure};
 use crate::listener::{RedirectConfig, redirect_connection};
 use crate::metrics::Metrics;
 use crate::session::admission::Limit;
 
 /// Accepts until clients are no longer accepted.
-pub(super) async fn accept(socket: TcpListener, config: RedirectConfig, clients: Clients, metrics: Arc<Metrics>) {
+pub(super) async fn accept(
+    socket: TcpListener,
+    config: Http,
+    port: u16,
+    serving: Arc<Serving>,
+    clients: Clients,
+    metrics: Arc<Metrics>,
+) {
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
@@ -23,8 +32,10 @@ pub(super) async fn accept(socket: TcpListener, config: RedirectConfig, clients:
         match accepted {
             Ok((socket, peer)) => match place(&clients, peer) {
                 Ok(place) => {
-                    let stop = clients.stop().clone();
+                    let (stop, hosts) = (clients.stop().clone(), serving.current().redirect_hosts.clone());
+                    let Http { head_timeout, head_bytes_max, .. } = config;
                     tokio::spawn(async move {
+                        let config = RedirectConfig { hosts: &hosts, port, head_timeout, head_bytes_max };
                         redirect_connection(socket, peer, config, stop).await;
                         drop(place);
                     });
@@ -46,7 +57,7 @@ pub(super) async fn accept(socket: TcpListener, config: RedirectConfig, clients:
 
 /// Who would have to be told that it may not come in is not served: this is a courtesy.
 fn place(clients: &Clients, peer: SocketAddr) -> Result<Place, Limit> {
-    let place = clients.take_place().ok_or(Limit::Connections)?;
+    let place = clients.take_place(peer.ip().to_canonical(), Instant::now()).ok_or(Limit::Connections)?;
     if let Some(limit) = place.refused() {
         return Err(limit);
     }

@@ -16,7 +16,8 @@ use crate::metrics::Metrics;
 
 /// Keys of what is made once, at the start. What all others mean holds for clients, connections and events that come later, but
 /// for those of [`OF_OPEN_SESSIONS`].
-const AT_START: [&str; 15] = [
+const AT_START: [&str; 16] = [
+    "admin.hosts",
     "admin.listen",
     "auth.recheck",
     "broker.channels_per_connection_max",

@@ -1,16 +1,17 @@
 //! What clients are served with. SIGHUP replaces it as a whole. Clients that are in see that, and take the part of it that is
 //! meant for them too.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
 use crate::auth::Authenticator;
-use crate::config::{Config, Scheme};
+use crate::config::Config;
 use crate::connection::ConnectionConfig;
 use crate::listener::tls::{Acceptor, TlsConfig, TlsError};
-use crate::listener::{ListenerConfig, StaticRoot};
+use crate::listener::{HostConfig, ListenerConfig, StaticRoot};
 use crate::metrics::Metrics;
 
 /// One generation of settings.
@@ -18,6 +19,8 @@ use crate::metrics::Metrics;
 pub(super) struct Settings {
     /// In the order of `listen`.
     pub(super) listeners: Vec<Arc<ListenerConfig>>,
+    /// Names that requests in the clear are sent on to.
+    pub(super) redirect_hosts: Arc<HostConfig>,
     /// Shared by all listeners with TLS.
     pub(super) tls: Option<Arc<Acceptor>>,
 }
@@ -75,14 +78,11 @@ fn settings(
         None => None,
     };
     let tls = config.tls_config().map(acceptor).transpose().map_err(|error| error.to_string())?.map(Arc::new);
-    let listeners = config.listen.iter().map(|url| {
-        let tls = match url.scheme {
-            Scheme::Ws => None,
-            Scheme::Wss => tls.clone(),
-        };
-        Arc::new(config.listener_config(&url.path, tls, root.clone()))
-    });
-    Ok(Settings { listeners: listeners.collect(), tls })
+    let listeners =
+        config.listen.iter().map(|url| Arc::new(config.listener_config(url, tls.clone(), root.clone()))).collect();
+    let redirect = config.http.redirect_listen.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+    let redirect_hosts = Arc::new(config.host_config(redirect, tls.clone()));
+    Ok(Settings { listeners, redirect_hosts, tls })
 }
 
 fn static_root(folder: &Path) -> Result<StaticRoot, String> {

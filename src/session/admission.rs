@@ -9,6 +9,8 @@ pub enum Limit {
     Connections,
     /// `limits.connections_per_address_max`
     ConnectionsOfAddress,
+    /// `limits.connections_per_network_max`
+    ConnectionsOfNetwork,
     /// `limits.connections_per_user_max`
     ConnectionsOfUser,
     /// `limits.connect_rate_max` or `limits.connect_rate_per_address_max`
@@ -21,6 +23,8 @@ pub enum Limit {
     MemoryOfSession,
     /// `limits.user_bytes_max`
     MemoryOfUser,
+    /// `limits.strangers_max`, or another limit at which those go first that have not logged in
+    Strangers,
 }
 
 impl Limit {
@@ -29,12 +33,14 @@ impl Limit {
         match self {
             Limit::Connections => "limit_total",
             Limit::ConnectionsOfAddress => "limit_address",
+            Limit::ConnectionsOfNetwork => "limit_network",
             Limit::ConnectionsOfUser => "limit_user",
             Limit::ConnectRate => "rate_connect",
             Limit::HandshakeRate => "rate_handshake",
             Limit::Memory => "memory",
             Limit::MemoryOfSession => "memory_session",
             Limit::MemoryOfUser => "memory_user",
+            Limit::Strangers => "limit_strangers",
         }
     }
 
@@ -53,6 +59,12 @@ impl Limit {
                 "Too many connections",
                 "as many clients as allowed are connected from this network address\n",
                 "Close another connection first. Behind a proxy, the operator lets the relay trust its headers.",
+            ),
+            Limit::ConnectionsOfNetwork => (
+                "limit.network",
+                "Too many connections",
+                "as many clients as allowed are connected from networks near this address\n",
+                "Close another connection first; the operator may raise limits.connections_per_network_max.",
             ),
             Limit::ConnectionsOfUser => (
                 "limit.user",
@@ -89,6 +101,12 @@ impl Limit {
                 "Out of memory",
                 "the sessions of this user together hold more memory than one user's may, and this one held most\n",
                 "Use fewer connections, read what is sent. The operator may raise limits.user_bytes_max.",
+            ),
+            Limit::Strangers => (
+                "limit.strangers",
+                "Too many connections",
+                "the place was needed for another client before this one had logged in\n",
+                "Send CONNECT as soon as the WebSocket is open. Try again in a few seconds, after a random time.",
             ),
         };
         let close = match self {

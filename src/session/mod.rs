@@ -176,6 +176,14 @@ impl Session {
         Session { presented, ..self }
     }
 
+    /// It has to be logged in by then, if that is earlier than `login_timeout` says.
+    pub fn with_login_deadline(mut self, latest: Instant) -> Session {
+        if let State::AwaitConnect { deadline, .. } = &mut self.state {
+            *deadline = latest.min(*deadline);
+        }
+        self
+    }
+
     pub fn handle_input(&mut self, now: Instant, input: Input) {
         self.now = now;
         self.throttle.release(now);

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod flood;
+mod hosts;
 mod http_heads;
 mod limits;
 mod origins;
@@ -9,6 +10,7 @@ mod proxies;
 mod proxy_header;
 mod rate;
 mod reaped;
+mod seats;
 mod send_rate;
 mod settings;
 

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::support::condition::eventually;
 use crate::support::dialect::{DIALECTS, RABBITMQ, Transport};
+use crate::support::process::get;
 use crate::support::rabbit::{Rabbit, unique};
 use crate::support::raw_http::{BINARY, FIN, RawClient, TEXT, frame, frame_head};
 use crate::support::relay::Relay;
@@ -20,8 +21,7 @@ const SMALL_FRAMES: &str =
 
 /// Open client connections, as the operator sees them.
 async fn connections(relay: &Relay) -> usize {
-    let socket = TcpStream::connect(relay.admin).await.expect("the admin listener listens");
-    let page = RawClient::new(socket).request("GET", "/metrics", "").await.body;
+    let page = get(relay.admin, "/metrics").await.body;
     let value = page.lines().find_map(|line| line.strip_prefix("stomp_relay_connections "));
     value.expect("the metric is there").parse().expect("a number")
 }

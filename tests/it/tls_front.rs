@@ -136,13 +136,18 @@ async fn requests_in_the_clear_are_sent_to_https_and_kept_there() {
 
     let answer = get(redirect, "/chat?room=1").await;
     assert_eq!(answer.status, 308);
-    assert_eq!(answer.one("location"), format!("https://example.com:{}/chat?room=1", secure.port()));
+    assert_eq!(answer.one("location"), format!("https://localhost:{}/chat?room=1", secure.port()));
     assert!(answer.all("strict-transport-security").is_empty(), "not in the clear");
     // Neither a WebSocket nor a second request.
     let mut client = RawClient::new(TcpStream::connect(redirect).await.unwrap());
-    client.send(crate::support::raw_http::upgrade("/ws", "")).await;
+    let request = crate::support::raw_http::upgrade("/ws", "");
+    client.send(request.replace("example.com", "localhost")).await;
     assert_eq!(client.answer("GET").await.status, 308);
     assert_eq!(client.rest().await, b"");
+    // Nor to a place of another name.
+    let mut client = RawClient::new(TcpStream::connect(redirect).await.unwrap());
+    client.send(request).await;
+    assert_eq!(client.answer("GET").await.status, 421);
     for garbage in [&b"\x16\x03\x01\x02\x00\x01\x00"[..], b"\0\0\0\0\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"] {
         let mut client = RawClient::new(TcpStream::connect(redirect).await.unwrap());
         client.send(garbage).await;

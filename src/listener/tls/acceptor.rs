@@ -137,6 +137,13 @@ impl Acceptor {
             .certificates(leaves.iter().map(|leaf| (leaf.names.first().map_or("", String::as_str), leaf.expires)));
     }
 
+    /// Whether a certificate that is served now is for this host name or address.
+    pub fn is_for(&self, host: &str) -> bool {
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.leaves.iter().any(|leaf| leaf.is_for(bare))
+    }
+
     /// What each certificate says, in the order of the configuration.
     pub fn leaves(&self) -> Vec<Leaf> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).leaves.clone()

@@ -52,6 +52,15 @@ impl Leaf {
         Ok(Leaf { names, expires: expires.timestamp(), expires_text: expires.to_string() })
     }
 
+    /// Whether it is valid for this name or address; a wildcard stands for one label (RFC 9525 section 6.3).
+    pub(super) fn is_for(&self, host: &str) -> bool {
+        let parent = host.split_once('.').map(|(_, parent)| parent);
+        self.names.iter().any(|name| match name.strip_prefix("*.") {
+            Some(base) => parent.is_some_and(|parent| parent.eq_ignore_ascii_case(base)),
+            None => name.eq_ignore_ascii_case(host),
+        })
+    }
+
     /// Days until it expires, from now.
     pub(super) fn days_left(&self) -> i64 {
         (self.expires - unix_time()) / (24 * 3600)

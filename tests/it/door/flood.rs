@@ -1,6 +1,6 @@
 //! A flood of strangers: thousands of connections that say nothing, or trickle a request or a login byte by byte, while
 //! sessions work. The sessions are not disturbed, memory is bounded by what docs/defaults.md says of a stranger, and those
-//! beyond the cap are refused.
+//! beyond the cap take the places of the oldest.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -43,6 +43,7 @@ async fn strangers_do_not_disturb_sessions() {
     let strangers = affordable(STRANGERS);
     let settings = format!(
         "[limits]\nconnections_max = {CONNECTIONS_MAX}\nrefusals_max = {REFUSALS_MAX}\n\
+         strangers_max = {CONNECTIONS_MAX}\nconnections_per_network_max = {CONNECTIONS_MAX}\nstranger_timeout = \"5m\"\n\
          [http]\nhead_timeout = \"60s\"\n[session]\nlogin_timeout = \"60s\"\n"
     );
     let descriptors = u32::try_from(CONNECTIONS_MAX + 1_000).unwrap();
@@ -60,7 +61,7 @@ async fn strangers_do_not_disturb_sessions() {
 
     let flood = Flood::start(&relay.ws, strangers).await;
     let held = flood.held.load(Ordering::Relaxed);
-    let refused = relay.metric("stomp_relay_connections_rejected_total");
+    let refused = relay.metric("stomp_relay_strangers_evicted_total");
     let (sessions, flooded) = pings(sessions, PHASE).await;
     let grown = relay.resident_bytes().saturating_sub(before);
     let still_held = flood.held.load(Ordering::Relaxed);

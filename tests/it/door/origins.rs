@@ -7,6 +7,9 @@ use crate::support::process::Process;
 use crate::support::raw_http::{Answer, RawClient, upgrade};
 use crate::support::stomp::address;
 
+/// By the name that the requests here call it.
+const KNOWN: &str = "[http]\nhosts = [\"example.com\"]\n";
+
 /// The answer to an upgrade with these further lines; `Host` is example.com.
 async fn knock(url: &str, lines: &str) -> Answer {
     knock_with(url, &upgrade("/ws", lines)).await
@@ -20,7 +23,7 @@ async fn knock_with(url: &str, request: &str) -> Answer {
 
 #[tokio::test]
 async fn pages_of_the_same_origin_and_programs_may_connect() {
-    let relay = relay("");
+    let relay = relay(KNOWN);
     for lines in ["", "Origin: http://example.com\r\n", "Origin: http://example.com:80\r\n"] {
         assert_eq!(knock(&relay.ws, lines).await.status, 101, "{lines}");
     }
@@ -92,6 +95,7 @@ async fn a_refused_page_may_read_why() {
     }
     // Nothing else is for pages of other origins.
     let elsewhere = fetch("https://shop.example").replace("/ws", "/other");
+    let elsewhere = elsewhere.replace("Host: example.com", "Host: localhost");
     for request in [upgrade("https://app.example.com"), elsewhere] {
         let answer = knock_with(&relay.ws, &request).await;
         assert!(answer.all("access-control-allow-origin").is_empty(), "{request}");
@@ -118,7 +122,7 @@ async fn a_list_says_which_pages_may_connect() {
 /// Libraries that name the address they connect to, and applications whose pages have a scheme of their own.
 #[tokio::test]
 async fn origins_of_libraries_and_applications_are_let_in() {
-    let own = relay("");
+    let own = relay(KNOWN);
     for (origin, status) in [
         ("ws://example.com", 101),
         ("http://example.com/", 101),
@@ -163,7 +167,7 @@ async fn the_log_suggests_no_line_that_lets_in_more_than_it_says() {
 
 #[tokio::test]
 async fn behind_a_proxy_that_ends_tls_the_page_is_of_the_same_origin() {
-    let relay = relay("[proxy]\ntrusted = [\"127.0.0.1\"]\n");
+    let relay = relay(&format!("{KNOWN}[proxy]\ntrusted = [\"127.0.0.1\"]\n"));
     let told = "Origin: https://example.com\r\nX-Forwarded-Proto: https\r\n";
     assert_eq!(knock(&relay.ws, told).await.status, 101);
     let not_told = "Origin: https://example.com\r\n";

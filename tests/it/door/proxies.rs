@@ -35,7 +35,8 @@ impl Site {
         let arguments = [&["serve"][..], &listen, &rest].concat();
         let limit = ("STOMP_RELAY_LIMITS__CONNECTIONS_PER_ADDRESS_MAX", "1");
         let format = ("STOMP_RELAY_LOG__FORMAT", "json");
-        let mut relay = Process::start(&arguments, &[limit, format, proxy]);
+        let hosts = ("STOMP_RELAY_HTTP__HOSTS", "localhost");
+        let mut relay = Process::start(&arguments, &[limit, format, hosts, proxy]);
         let mut urls = relay.ready().urls.into_iter().map(|url| crate::support::stomp::address(&url));
         let (ws, wss) = (urls.next().unwrap(), urls.next().unwrap());
         Site { folder, relay, ws, wss }
@@ -61,17 +62,18 @@ async fn open(site: &Site, proxy: &FrontProxy, client: &str) -> Client {
 }
 
 async fn names_the_clients(mut site: Site, proxy: FrontProxy) {
-    let mut first = open(&site, &proxy, "127.0.0.77").await;
+    let first = open(&site, &proxy, "127.0.0.77").await;
     let line = site.relay.log.until("session opened");
     assert!(line.contains("\"client\":\"127.0.0.77 through 127.0.0.1\""), "{line}");
     // The limit is each client's own, not the proxy's.
-    is_refused(open(&site, &proxy, "127.0.0.77").await, "limit.address").await;
+    let mut second = open(&site, &proxy, "127.0.0.77").await;
+    is_refused(first, "limit.strangers").await;
     let mut other = open(&site, &proxy, "127.0.0.78").await;
     // Through a proxy nobody is on the relay's machine.
-    first.send("CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n").await;
-    let error = first.error("Bad CONNECT").await;
+    second.send("CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n").await;
+    let error = second.error("Bad CONNECT").await;
     assert!(error.body.starts_with(b"non-loopback access denied"), "{error:?}");
-    assert_eq!(first.closed().await.0, 1008);
+    assert_eq!(second.closed().await.0, 1008);
     other.quiet().await;
 }
 

@@ -5,7 +5,8 @@ use tokio::net::TcpStream;
 
 use super::{has_metric, is_refused, relay};
 use crate::support::process::Process;
-use crate::support::raw_http::{RawClient, upgrade};
+use crate::support::rabbit::Rabbit;
+use crate::support::raw_http::{FIN, RawClient, TEXT, frame, upgrade};
 use crate::support::relay::Relay;
 use crate::support::stomp::{Client, address};
 
@@ -33,16 +34,23 @@ async fn guest(mut client: Client) -> String {
 async fn the_header_comes_before_tls_and_http_and_its_address_is_counted() {
     let relay = relay(&format!("[limits]\nconnections_per_address_max = 1\n{FROM_LOOPBACK}"));
     let plain = async |header: &[u8]| Client::over(&relay.ws, announced(&relay.ws, header).await).await;
-    let _first = plain(&v1("203.0.113.7")).await;
-    is_refused(plain(&v1("203.0.113.7")).await, "limit.address").await;
-    let _other = plain(&v1("203.0.113.8")).await;
+    let first = plain(&v1("203.0.113.7")).await;
+    // The older one of the same address gives way.
+    let second = plain(&v1("203.0.113.7")).await;
+    is_refused(first, "limit.strangers").await;
+    let mut other = plain(&v1("203.0.113.8")).await;
     let stream = announced(&relay.wss, &v1("203.0.113.7")).await;
     let stream = Client::handshake(stream, &relay.ca).await;
-    is_refused(Client::over("wss://localhost/ws", stream).await, "limit.address").await;
+    let mut third = Client::over("wss://localhost/ws", stream).await;
+    is_refused(second, "limit.strangers").await;
     // All addresses of an IPv6 network are one client's.
-    let _v6 = plain(&v1("2001:db8::1")).await;
-    is_refused(plain(&v1("2001:db8::ffff:2")).await, "limit.address").await;
-    let _neighbour = plain(&v1("2001:db8:0:1::1")).await;
+    let v6 = plain(&v1("2001:db8::1")).await;
+    let mut same = plain(&v1("2001:db8::ffff:2")).await;
+    is_refused(v6, "limit.strangers").await;
+    let mut neighbour = plain(&v1("2001:db8:0:1::1")).await;
+    for client in [&mut third, &mut same, &mut neighbour, &mut other] {
+        client.quiet().await;
+    }
 }
 
 #[tokio::test]
@@ -70,9 +78,9 @@ async fn a_client_can_not_claim_an_address() {
     client.send(&upgrade("/ws", "")).await;
     assert_eq!(client.answer("GET").await.status, 400);
     drop(client);
-    let _held = forwarded(&relay, "X-Forwarded-For: 203.0.113.7\r\n").await;
-    let mut refused = forwarded(&relay, "X-Forwarded-For: 203.0.113.8\r\nForwarded: for=203.0.113.9\r\n").await;
-    assert_eq!(refused.frame().await.opcode, 1, "an ERROR, though another address was claimed");
+    let mut held = forwarded(&relay, "X-Forwarded-For: 203.0.113.7\r\n").await;
+    let _next = forwarded(&relay, "X-Forwarded-For: 203.0.113.8\r\nForwarded: for=203.0.113.9\r\n").await;
+    assert_eq!(held.frame().await.opcode, 1, "it gave way, though another address was claimed");
 }
 
 /// A WebSocket opened with these lines.
@@ -85,10 +93,12 @@ async fn forwarded(relay: &Relay, lines: &str) -> RawClient {
 
 #[tokio::test]
 async fn the_clients_of_a_trusted_proxy_are_counted_by_the_address_it_names() {
-    let settings =
-        "[limits]\nconnections_per_address_max = 1\nrefusals_max = 1\n[proxy]\ntrusted = [\"127.0.0.0/8\"]\n";
-    let relay = relay(settings);
-    let _first = forwarded(&relay, "X-Forwarded-For: 1.1.1.1, 203.0.113.7\r\n").await;
+    let settings = "[limits]\nconnections_per_address_max = 1\nrefusals_max = 1\n[proxy]\ntrusted = [\"127.0.0.0/8\"]\n\
+         [auth]\nloopback_users = []\n";
+    let relay = Relay::start_with(Rabbit::shared(), settings);
+    let mut first = forwarded(&relay, "X-Forwarded-For: 1.1.1.1, 203.0.113.7\r\n").await;
+    first.send(frame(FIN | TEXT, b"CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n\0")).await;
+    assert!(first.frame().await.payload.starts_with(b"CONNECTED"), "it is in, and keeps its place");
     let _second = forwarded(&relay, "X-Forwarded-For: 203.0.113.7, 203.0.113.8, 127.0.0.5\r\n").await;
     // The refused one is told so within the WebSocket; it does not read on, and keeps the only place for that.
     let mut told = RawClient::new(TcpStream::connect(address(&relay.ws)).await.unwrap());

@@ -105,7 +105,7 @@ async fn a_hostile_host_is_not_put_into_the_page() {
     let mut client = server.raw().await;
     client.send("GET /ws HTTP/1.1\r\nHost: <script>alert(1)</script>\r\nAccept: text/html\r\n\r\n").await;
     let page = client.answer("GET").await;
-    assert!(!page.body.contains("<script>") && page.body.contains("ws://HOST/ws"), "{}", page.body);
+    assert!(page.status == 400 && !page.body.contains("<script>"), "{page:?}");
 }
 
 #[tokio::test]

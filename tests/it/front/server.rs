@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use stomp_relay::listener::{
-    Admission, Event, Gate, Incoming, ListenerConfig, Opcode, Opened, PresentedConfig, ProxyConfig, Read, Route,
-    Source, Upgrade, WebSocket, WebSocketConfig, Write, serve_connection, tcp,
+    Admission, Event, Gate, HostConfig, Incoming, ListenerConfig, Opcode, Opened, PresentedConfig, ProxyConfig, Read,
+    Route, Source, Upgrade, WebSocket, WebSocketConfig, Write, serve_connection, tcp,
 };
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -29,6 +29,7 @@ pub fn config() -> ListenerConfig {
         head_bytes_max: 8192,
         root: None,
         content_security_policy: "default-src 'self'".into(),
+        hosts: HostConfig::any(),
         origins: vec!["*".parse().unwrap()],
         proxy: ProxyConfig::default(),
         strict_transport_security: None,
@@ -108,8 +109,8 @@ impl Gate for Open {
         Admission::GoOn
     }
 
-    fn http_life(&self) -> Duration {
-        Duration::from_secs(300)
+    fn deadline(&self) -> std::time::Instant {
+        std::time::Instant::now() + Duration::from_secs(300)
     }
 
     fn upgraded(&self, _: Upgrade) {}

@@ -149,5 +149,7 @@ impl Lines {
 /// GET on a connection of its own.
 pub async fn get(address: SocketAddr, target: &str) -> Answer {
     let stream = tokio::net::TcpStream::connect(address).await.expect("the relay listens");
-    RawClient::new(stream).request("GET", target, "").await
+    let mut client = RawClient::new(stream);
+    client.send(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+    client.answer("GET").await
 }
