@@ -38,7 +38,7 @@ use crate::login::{Applicant, Application, Logins, TokenRenewal};
 use crate::metrics::{Direction, Metrics, Peer, close_reason};
 use crate::session::admission::Limit;
 use crate::session::config::SessionConfig;
-use crate::session::event::{BrokerEvent, BrokerInfo, LoginFailure};
+use crate::session::event::BrokerEvent;
 use crate::session::identity::Identity;
 use crate::session::io::{Input, LoggedIn, Output};
 use crate::session::proof::{Denial, ProofFailure};
@@ -77,30 +77,6 @@ pub struct ConnectionConfig {
 
 type Refresh = Pin<Box<dyn Future<Output = Result<Identity, ProofFailure>> + Send>>;
 type Login = Result<(Channel, LoggedIn), Denial>;
-type Renewal = Result<(Channel, BrokerInfo), LoginFailure>;
-
-/// What a session waits for that has no lease.
-enum Waiting {
-    /// It may come in.
-    Login(Pin<Box<dyn Future<Output = Login> + Send>>),
-    /// It was in, and its lease was lost.
-    Renewal(Pin<Box<dyn Future<Output = Renewal> + Send>>),
-}
-
-/// How that ended.
-enum Waited {
-    Login(Login),
-    Renewal(Renewal),
-}
-
-impl Waiting {
-    async fn end(&mut self) -> Waited {
-        match self {
-            Waiting::Login(login) => Waited::Login(login.await),
-            Waiting::Renewal(renewal) => Waited::Renewal(renewal.await),
-        }
-    }
-}
 
 struct Connection {
     /// When the lease was asked for that is being waited for.
@@ -121,7 +97,7 @@ struct Connection {
     logins: Logins,
     decoder: Decoder,
     lease: Option<Channel>,
-    login: Option<Waiting>,
+    login: Option<Pin<Box<dyn Future<Output = Login> + Send>>>,
     metrics: Arc<Metrics>,
     /// The buffer may hold another complete frame.
     more: bool,
@@ -155,7 +131,7 @@ enum Turn {
     Deadline,
     Drain,
     Excess(Excess),
-    Login(Waited),
+    Login(Login),
     Reconfigured,
     Refreshed(Result<Identity, ProofFailure>),
     Socket(Result<Event, DriveError>),
@@ -276,8 +252,8 @@ impl Connection {
             excess = std::future::poll_fn(|cx| self.place.account.poll_chosen(cx)) => Turn::Excess(excess),
             () = sleep.as_mut() => Turn::Deadline,
             Ok(()) = self.settings.changed() => Turn::Reconfigured,
-            waited = async { self.login.as_mut().expect("checked by the branch's condition").end().await },
-                if self.login.is_some() => Turn::Login(waited),
+            result = async { self.login.as_mut().expect("checked by the branch's condition").await },
+                if self.login.is_some() => Turn::Login(result),
             result = async { self.refresh.as_mut().expect("checked by the branch's condition").await },
                 if self.refresh.is_some() => Turn::Refreshed(result),
             event = self.socket.drive(read, Write::Yes), if !self.socket_failed => Turn::Socket(event),
@@ -308,7 +284,7 @@ impl Connection {
             }
             Turn::Drain => self.input(now, Input::Drain),
             Turn::Excess(excess) => self.give_way(now, excess),
-            Turn::Login(waited) => self.handle_waited(now, waited),
+            Turn::Login(result) => self.handle_login(now, result),
             Turn::Reconfigured => self.reconfigure(),
             Turn::Refreshed(result) => {
                 self.refresh = None;
@@ -338,18 +314,12 @@ impl Connection {
             let more = handled < EVENTS_PER_TURN && self.has_room();
             next = self.lease.as_mut().filter(|_| more).and_then(|lease| lease.next_event().now_or_never());
         }
+        self.note_outage(now);
         None
     }
 
-    fn handle_waited(&mut self, now: Instant, waited: Waited) -> Option<Close> {
-        self.login = None;
-        match waited {
-            Waited::Login(result) => self.handle_login(now, result),
-            Waited::Renewal(result) => self.handle_renewal(now, result),
-        }
-    }
-
     fn handle_login(&mut self, now: Instant, result: Login) -> Option<Close> {
+        self.login = None;
         if let Err(failure) = &result {
             debug!(session = self.session.id(), ?failure, "not logged in");
         }
@@ -380,17 +350,19 @@ impl Connection {
         Identity { certificate_name: self.common_name.clone(), ..identity }
     }
 
-    fn handle_renewal(&mut self, now: Instant, result: Renewal) -> Option<Close> {
-        match &result {
-            Ok(_) => self.metrics.outage_ended(self.asked.elapsed().as_secs_f64()),
-            Err(failure) => debug!(session = self.session.id(), ?failure, "no lease"),
+    /// For the metrics: from the loss of a side of the lease until it has shown that it works again.
+    fn note_outage(&mut self, now: Instant) {
+        match (self.gauges.presence(), self.session.is_in_outage()) {
+            (Presence::LoggedIn, true) => {
+                self.asked = now;
+                self.gauges.show(Presence::Suspended);
+            }
+            (Presence::Suspended, false) => {
+                self.metrics.outage_ended((now - self.asked).as_secs_f64());
+                self.gauges.show(Presence::LoggedIn);
+            }
+            _ => {}
         }
-        let result = result.map(|(lease, info)| {
-            self.lease = Some(lease);
-            self.gauges.show(Presence::LoggedIn);
-            info
-        });
-        self.input(now, Input::Resumed(result))
     }
 
     /// And what else has come already, so that the frames of many messages are handled together. The next wait asks the
@@ -498,9 +470,9 @@ impl Connection {
                 break;
             }
         }
-        // A login under way has nobody left to log in. A session that waits for its broker may still have something to say.
+        // A login under way has nobody left to log in.
         // And nobody takes what a session wants written before it leaves.
-        let unheard = self.session.is_flushing() || (self.login.is_some() && self.lease.is_none());
+        let unheard = self.session.is_flushing() || self.login.is_some();
         if self.peer_gone && unheard { self.input(now, Input::TransportClosed) } else { None }
     }
 
@@ -542,10 +514,10 @@ impl Connection {
                             let logins = self.logins.clone();
                             let (asked, who) = (now.into(), self.applicant());
                             let application = Application { asked, evidence, virtual_host, who };
-                            self.login = Some(Waiting::Login(Box::pin(async move {
+                            self.login = Some(Box::pin(async move {
                                 tokio::time::sleep_until(turn.into()).await;
                                 logins.log_in(application).await
-                            })));
+                            }));
                         }
                         Err(limit) => self.not_admitted(now, limit),
                     }
@@ -565,13 +537,6 @@ impl Connection {
                     let (virtual_host, who) = (self.session.virtual_host().to_owned(), self.applicant());
                     let renewal = TokenRenewal { secret, token, user, virtual_host, who };
                     self.refresh = Some(Box::pin(logins.refresh(renewal)));
-                }
-                Output::Resume { attempt } => {
-                    if self.gauges.presence() != Presence::Suspended {
-                        self.asked = now;
-                        self.gauges.show(Presence::Suspended);
-                    }
-                    self.login = self.lease.as_ref().map(|lease| Waiting::Renewal(Box::pin(lease.renewal(attempt))));
                 }
             }
         }

@@ -17,7 +17,7 @@ use super::inbox::{Inbox, Interest, Limits};
 use super::inquiry::{Inquiry, Whereabouts};
 use super::link::{Leased, Link};
 use super::pool::Entry;
-use super::quarantine::Suspicion;
+use super::quarantine::{Past, Suspicion};
 use super::release::{ConsumeRemains, Remains};
 use super::settle::{Coverage, Ledger, Order};
 use super::subscribe::{QueueFate, Subscribed};
@@ -44,9 +44,13 @@ struct Consumer {
 pub(super) type Ending = (Failure, Concern);
 
 pub(super) struct ConsumeSide {
+    /// The queue whose node is away, if that is why it is lost.
+    absent: Option<ShortText>,
+    /// The queue that the running command is about.
+    asked: Option<ShortText>,
     channel: Option<Leased>,
     /// Consumers that RabbitMQ has ended, and it is not known why.
-    cancelled: Vec<(SubscriptionKey, Inquiry)>,
+    cancelled: Vec<(SubscriptionKey, ShortText, Inquiry)>,
     commands: VecDeque<ConsumeCommand>,
     consumers: Vec<Consumer>,
     entry: Arc<Entry>,
@@ -73,13 +77,15 @@ pub(super) struct ConsumeSide {
 }
 
 impl ConsumeSide {
-    pub(super) fn new(entry: Arc<Entry>, lease: LeaseId, suspicion: Suspicion) -> ConsumeSide {
+    pub(super) fn new(entry: Arc<Entry>, lease: LeaseId) -> ConsumeSide {
         let bytes = entry.config().shared_buffer_bytes_max;
         ConsumeSide {
+            absent: None,
+            asked: None,
             declared_transient: false,
             idle: IdleTimer::default(),
             starting: None,
-            suspicion,
+            suspicion: Suspicion::default(),
             tags_before: 0,
             cancelled: Vec::new(),
             channel: None,
@@ -96,6 +102,18 @@ impl ConsumeSide {
             settling: FuturesUnordered::new(),
             watch: None,
         }
+    }
+
+    /// After a loss. No tag is like one of before.
+    pub(super) fn begin_anew(&mut self, lease: LeaseId, suspicion: Suspicion) {
+        let tags_before = self.tags_before + std::mem::take(&mut self.ledger).end();
+        let new = ConsumeSide::new(self.entry.clone(), lease);
+        *self = ConsumeSide { suspicion, tags_before, ..new };
+    }
+
+    /// What it leaves to the side that comes after it.
+    pub(super) fn past(&mut self) -> Past {
+        Past { absent: self.absent.take(), link: self.link(), suspicion: self.suspicion }
     }
 
     pub(super) fn entry(&self) -> Arc<Entry> {
@@ -284,12 +302,14 @@ impl ConsumeSide {
     /// A queue whose node is away comes back, and so does its subscription, on another lease; any other one has ended.
     fn poll_cancelled(&mut self, cx: &mut Context<'_>) -> Poll<Result<BrokerEvent, Ending>> {
         for at in 0..self.cancelled.len() {
-            let (key, inquiry) = &mut self.cancelled[at];
+            let (_, _, inquiry) = &mut self.cancelled[at];
             let Poll::Ready(whereabouts) = inquiry.poll(cx) else { continue };
-            let key = *key;
-            self.cancelled.swap_remove(at);
+            let (key, queue, _) = self.cancelled.swap_remove(at);
             return Poll::Ready(match whereabouts {
-                Whereabouts::Away(failure) => Err((failure, Concern::Subscription(key))),
+                Whereabouts::Away(failure) => {
+                    self.absent = Some(queue).filter(|_| failure.is_absence());
+                    Err((failure, Concern::Subscription(key)))
+                }
                 Whereabouts::Missing | Whereabouts::There => Ok(BrokerEvent::SubscriptionCancelled { key }),
             });
         }
@@ -327,7 +347,7 @@ impl ConsumeSide {
                         channel.link.exclusive.release(&queue, self.lease);
                         return Poll::Ready(Ok(BrokerEvent::SubscriptionCancelled { key }));
                     }
-                    self.cancelled.push((key, Inquiry::begin(channel.link.clone(), queue)));
+                    self.cancelled.push((key, queue.clone(), Inquiry::begin(channel.link.clone(), queue)));
                     // It has to be polled once, to wake.
                     cx.waker().wake_by_ref();
                     return Poll::Pending;

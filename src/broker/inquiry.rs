@@ -41,6 +41,10 @@ impl Inquiry {
         }))
     }
 
+    pub(super) async fn answer(mut self) -> Whereabouts {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Whereabouts> {
         // It fails only when the runtime ends.
         Poll::Ready(ready!(Pin::new(&mut self.0).poll(cx)).unwrap_or(Whereabouts::Missing))

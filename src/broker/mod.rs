@@ -16,8 +16,8 @@
 //! guard        takes out and repairs what lapin cannot take: frame and table read it, repair, shrink and returns act
 //! ```
 //!
-//! Running sessions are not moved to another link when theirs is lost: they get `Failed { LinkLost }`, unless they hold
-//! nothing on it, and ask for another lease ([`Channel::renewal`]).
+//! Running sessions are not moved to another link when theirs is lost: they get `Failed { LinkLost }` for that side of their
+//! lease, unless they hold nothing on it, and ask for another one (`Restore`). The other side goes on.
 
 mod channel;
 mod config;

@@ -3,16 +3,18 @@
 //! A passcode is part of the key as a keyed hash, so another passcode is another entry and RabbitMQ checks it. An entry
 //! keeps the credentials in clear, because lapin needs them when a further link is opened.
 
-use super::channel::Channel;
+use super::channel::{Channel, Restored};
 use super::config::{BrokerConfig, ConfigError};
 use super::connect::{self, Connected, Target};
 use super::counts::{ConnectCounts, Counts};
 use super::exclusive::LeaseId;
 use super::hub::Hub;
+use super::inquiry::{Inquiry, Whereabouts};
 use super::link::{Link, Role, Slot};
 use super::nodes::{self, Endpoint, Failed, Nodes};
 use super::pace::{Pass, RESUMING_MAX, RESUMING_PATIENCE, backoff};
-use super::quarantine::{Company, Past, Place, Quarantine, Record, Seclusion};
+use super::quarantine::{Company, Past, Place, Quarantine, Seclusion};
+use crate::session::amqp::ShortText;
 use crate::session::command::Credentials;
 use crate::session::event::{BrokerInfo, LoginFailure};
 use aws_lc_rs::hmac;
@@ -364,22 +366,41 @@ impl Entry {
     async fn lease(self: Arc<Self>) -> Result<(Channel, BrokerInfo), LoginFailure> {
         let version = self.check().await?;
         let lease = self.next_lease();
-        Ok((Channel::new(self, lease, Record::default(), None), BrokerInfo { version }))
+        Ok((Channel::new(self, lease), BrokerInfo { version }))
     }
 
-    /// Another lease for a session that lost its own. Those who come back wait for a pass, so that not all of them make their
+    /// For a session that lost its consume side. Those who come back wait for a pass, so that not all of them make their
     /// subscriptions at once.
-    pub(super) async fn renew(
+    pub(super) async fn restore_consuming(self: Arc<Self>, attempt: u32, past: Past) -> Result<Restored, LoginFailure> {
+        self.pool.nodes.pause(backoff(attempt)).await;
+        let suspicion = past.judge().await;
+        let version = self.check().await?;
+        if let Some(queue) = &past.absent {
+            self.clone().await_presence(queue).await?;
+        }
+        let pass = Pass::take(&self.pool.resuming, RESUMING_PATIENCE).await;
+        Ok(Restored::Consume { lease: self.next_lease(), pass, suspicion, version })
+    }
+
+    /// For a session that lost its publish side. A place on a link is all it needs.
+    pub(super) async fn restore_publishing(
         self: Arc<Self>,
         attempt: u32,
         past: Past,
-    ) -> Result<(Channel, BrokerInfo), LoginFailure> {
+    ) -> Result<Restored, LoginFailure> {
         self.pool.nodes.pause(backoff(attempt)).await;
-        let record = past.judge().await;
-        let version = self.check().await?;
-        let pass = Pass::take(&self.pool.resuming, RESUMING_PATIENCE).await;
-        let lease = self.next_lease();
-        Ok((Channel::new(self, lease, record, pass), BrokerInfo { version }))
+        let suspicion = past.judge().await;
+        let slot = self.reserve(Role::Publish, suspicion.company(Instant::now())).await?;
+        Ok(Restored::Publish { slot, suspicion })
+    }
+
+    /// Fails while the node of a queue is away.
+    async fn await_presence(self: Arc<Self>, queue: &ShortText) -> Result<(), LoginFailure> {
+        let slot = self.reserve(Role::Consume, Company::Any).await?;
+        match Inquiry::begin(slot.link().clone(), queue.clone()).answer().await {
+            Whereabouts::Away(failure) => Err(LoginFailure::Unavailable { reason: format!("{failure:?}") }),
+            Whereabouts::Missing | Whereabouts::There => Ok(()),
+        }
     }
 
     pub(super) fn quarantine(&self) -> &Quarantine {

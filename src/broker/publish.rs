@@ -16,7 +16,7 @@ use super::idle::IdleTimer;
 use super::link::{Leased, Link, Role, Slot};
 use super::pool::Entry;
 use super::proving::{Admission, Proving};
-use super::quarantine::Suspicion;
+use super::quarantine::{Past, Suspicion};
 use super::release::{PublishRemains, Remains};
 use super::watch::LinkWatch;
 use crate::patience::Timer;
@@ -124,9 +124,9 @@ pub(super) struct PublishSide {
 }
 
 impl PublishSide {
-    pub(super) fn new(entry: Arc<Entry>, suspicion: Suspicion) -> PublishSide {
+    pub(super) fn new(entry: Arc<Entry>) -> PublishSide {
         PublishSide {
-            suspicion,
+            suspicion: Suspicion::default(),
             idle: IdleTimer::default(),
             channel: None,
             doubt: None,
@@ -143,6 +143,17 @@ impl PublishSide {
             watch: None,
             writing: VecDeque::new(),
         }
+    }
+
+    /// After a loss, on a place that is had already.
+    pub(super) fn begin_anew(&mut self, slot: Slot, suspicion: Suspicion) {
+        *self = PublishSide { suspicion, ..PublishSide::new(self.entry.clone()) };
+        self.open(slot);
+    }
+
+    /// What it leaves to the side that comes after it.
+    pub(super) fn past(&self) -> Past {
+        Past { absent: None, link: self.link(), suspicion: self.suspicion }
     }
 
     pub(super) fn push(&mut self, publish: Publish) {
@@ -266,11 +277,9 @@ impl PublishSide {
             Some(Opening::Reserving(work)) => {
                 let Poll::Ready(result) = work.poll_unpin(cx) else { return Ok(Progress::None) };
                 self.opening = None;
-                let slot = result?;
-                self.watch = Some(LinkWatch::new(slot.link()));
+                self.open(result?);
                 // The watch has to be polled once, to be woken by it.
                 cx.waker().wake_by_ref();
-                self.opening = Some(Opening::Making(Box::pin(make(slot))));
                 Ok(Progress::Some)
             }
             Some(Opening::Making(work)) => {
@@ -281,6 +290,11 @@ impl PublishSide {
             }
             None => self.start_next(cx),
         }
+    }
+
+    fn open(&mut self, slot: Slot) {
+        self.watch = Some(LinkWatch::new(slot.link()));
+        self.opening = Some(Opening::Making(Box::pin(make(slot))));
     }
 
     fn start_next(&mut self, cx: &mut Context<'_>) -> Result<Progress, Failure> {

@@ -5,7 +5,7 @@
 //! innocents lose at most two links, and sessions without a strike never meet a suspect.
 
 use super::death::{Death, Loss};
-use super::link::{Link, Role};
+use super::link::Link;
 use crate::session::amqp::ShortText;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -70,32 +70,25 @@ impl Suspicion {
     }
 }
 
-/// Both roles.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Record {
-    pub(super) consume: Suspicion,
-    pub(super) publish: Suspicion,
-}
-
-/// What a failed lease leaves to the next: its record, and the links it was on.
+/// What a side that was lost leaves to the next one.
 #[derive(Clone, Default)]
 pub(super) struct Past {
-    pub(super) record: Record,
-    pub(super) links: Vec<Arc<Link>>,
+    /// A queue whose node is away: to ask for it as before would cost the channel again, and what was delivered on it.
+    pub(super) absent: Option<ShortText>,
+    pub(super) link: Option<Arc<Link>>,
+    pub(super) suspicion: Suspicion,
 }
 
 impl Past {
-    /// The record with what became of the links.
-    pub(super) async fn judge(self) -> Record {
-        let mut record = self.record;
-        for link in &self.links {
-            let Some(Loss { death: Death::Protocol { .. }, .. }) = loss(link).await else { continue };
-            match link.role {
-                Role::Consume => record.consume.strike(Instant::now()),
-                Role::Publish => record.publish.strike(Instant::now()),
-            }
+    /// What is held against the session, with what became of the link.
+    pub(super) async fn judge(&self) -> Suspicion {
+        let mut suspicion = self.suspicion;
+        if let Some(link) = &self.link
+            && let Some(Loss { death: Death::Protocol { .. }, .. }) = loss(link).await
+        {
+            suspicion.strike(Instant::now());
         }
-        record
+        suspicion
     }
 }
 

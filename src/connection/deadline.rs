@@ -53,8 +53,8 @@ impl Connection {
         {
             return Some(close);
         }
-        if let Some(waited) = self.login.as_mut().and_then(|login| login.end().now_or_never())
-            && let Some(close) = self.handle_waited(now, waited)
+        if let Some(result) = self.login.as_mut().and_then(|login| login.now_or_never())
+            && let Some(close) = self.handle_login(now, result)
         {
             return Some(close);
         }

@@ -8,7 +8,7 @@ use crate::session::command::{AfterUnsubscribe, BrokerCommand, Outgoing, Sharing
 /// `named`: whether the frame itself decides the name of a queue that the relay makes; else it is random.
 pub(super) fn show(text: &mut String, command: &BrokerCommand, named: bool) {
     match command {
-        BrokerCommand::Close | BrokerCommand::Settle { .. } => {}
+        BrokerCommand::Close | BrokerCommand::Restore { .. } | BrokerCommand::Settle { .. } => {}
         BrokerCommand::Declare { queue, .. } => line(text, "queue.declare", &declared(queue, queue.name.as_str())),
         BrokerCommand::Publish(publish) => line(text, "basic.publish", &published(&publish.message)),
         BrokerCommand::Subscribe(subscribe) => subscribed(text, subscribe, named),

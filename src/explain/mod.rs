@@ -202,7 +202,7 @@ fn answer(command: &BrokerCommand) -> Option<BrokerEvent> {
             Some(BrokerEvent::Declared { token: *token, queue: queue.name.clone() })
         }
         BrokerCommand::Publish(publish) => Some(BrokerEvent::Confirmed { token: publish.token }),
-        BrokerCommand::Settle { .. } => None,
+        BrokerCommand::Restore { .. } | BrokerCommand::Settle { .. } => None,
         BrokerCommand::Subscribe(subscribe) => {
             Some(BrokerEvent::Subscribed { key: subscribe.key, queue: subscribe.queue.name().clone() })
         }

@@ -21,6 +21,7 @@ pub(super) enum Publishable {
 
 impl Session {
     pub(super) fn handle_blocked(&mut self) {
+        self.end_publish_outage();
         self.publishable = Publishable::Blocked { waiting_since: None };
     }
 

@@ -38,6 +38,14 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
+/// A lease has two sides on AMQP connections of their own. One of them may be lost while the other one goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Declarations, subscriptions, deliveries and their settlement.
+    Consume,
+    Publish,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum BrokerCommand {
     /// Declare a queue that a SEND or a `reply-to` needs. Answer: `Declared`.
@@ -48,6 +56,11 @@ pub enum BrokerCommand {
     /// Finish what was given before, give back what is unacknowledged, end the lease. Answer: `Closed`.
     Close,
     Publish(Publish),
+    /// Make a side that was lost anew, after a pause that grows with the attempt. Answer: `Restored`.
+    Restore {
+        side: Side,
+        attempt: u32,
+    },
     /// Acknowledge or refuse one delivery. No answer.
     Settle {
         tag: DeliveryTag,

@@ -4,7 +4,6 @@
 use std::time::{Duration, Instant};
 
 use super::Session;
-use super::failover::Missing;
 use super::io::Output;
 use super::liveness::Due;
 use super::refusal::{CloseCode, Refusal};
@@ -23,14 +22,21 @@ impl Session {
                 Some(deadline.min(self.liveness.deadline()))
             }
             State::Open { .. } | State::Suspended { .. } => {
-                let give_up_at = self.outage.map(|outage| outage.give_up_at);
-                let others = [give_up_at, self.blocked_deadline(), self.throttle.until(), self.identity.expires_at];
+                let others = [
+                    self.outages.give_up_at(),
+                    self.blocked_deadline(),
+                    self.throttle.until(),
+                    self.identity.expires_at,
+                ];
                 Some(others.into_iter().flatten().fold(self.liveness.deadline(), Instant::min))
             }
         }
     }
 
     pub(super) fn handle_timeout(&mut self) {
+        if matches!(self.state, State::Open { .. } | State::Suspended { .. }) && self.give_up_outage() {
+            return;
+        }
         match &self.state {
             State::AwaitConnect { deadline, .. } | State::LoggingIn { deadline, .. } if self.now >= *deadline => {
                 let seconds = self.config.login_timeout.as_secs_f32();
@@ -43,12 +49,6 @@ impl Session {
                 return self.refuse(refusal.closing(CloseCode::PolicyViolation));
             }
             State::Leaving { deadline, .. } if self.now >= *deadline => return self.give_up_leaving(),
-            State::Open { .. } | State::Suspended { .. }
-                if self.outage.is_some_and(|outage| self.now >= outage.give_up_at) =>
-            {
-                let missing = self.outage.map_or(Missing::Broker, |outage| outage.missing);
-                return self.give_up_outage(missing);
-            }
             State::Open { .. } if self.blocked_deadline().is_some_and(|at| self.now >= at) => {
                 return self.give_up_blocked();
             }

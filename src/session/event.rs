@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::amqp::{Body, Properties, ShortText};
-use super::command::{DeclareToken, DeliveryTag, PublishToken, SubscriptionKey};
+use super::command::{DeclareToken, DeliveryTag, PublishToken, Side, SubscriptionKey};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum BrokerEvent {
@@ -26,10 +26,12 @@ pub enum BrokerEvent {
         key: SubscriptionKey,
         messages: u64,
     },
-    /// The lease is gone and nothing given to it will be answered any more.
+    /// A side of the lease is gone, both if none is named, and nothing given to it will be answered any more. A side can be
+    /// had again by [`BrokerCommand::Restore`](super::command::BrokerCommand::Restore).
     Failed {
         failure: Failure,
         concerns: Concern,
+        side: Option<Side>,
     },
     /// The client did not take the messages of a shared subscription in time
     /// ([`Overflow::Disconnect`](super::command::Overflow::Disconnect)); no more follow.
@@ -39,6 +41,11 @@ pub enum BrokerEvent {
     /// RabbitMQ refused the publish with `basic.nack` (queue length limit with reject-publish, or an internal error).
     Rejected {
         token: PublishToken,
+    },
+    /// Answer to `Restore`. A failure leaves the side lost.
+    Restored {
+        side: Side,
+        result: Result<BrokerInfo, LoginFailure>,
     },
     /// A mandatory publish reached no queue. No Confirmed follows for this token.
     Returned {
@@ -92,13 +99,13 @@ pub enum Concern {
 /// Why a lease ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The AMQP connection was lost or closed by the broker; not this client's fault. A new lease may be had.
+    /// The AMQP connection was lost or closed by the broker; not this client's fault.
     LinkLost { reason: String },
     /// The AMQP connection was lost again and again, and only while this session was on it: what it consumes can't be read.
     Poisoned { queues: Vec<ShortText> },
     /// A publish was not confirmed within its deadline.
     Unconfirmed,
-    /// A step was not answered within its deadline. A new lease may be had.
+    /// A step was not answered within its deadline.
     TimedOut { step: &'static str },
     /// The broker refused with a channel exception: this client's own error.
     /// `reply_code` is AMQP's (403, 404, 405, 406 …), `reply_text` as sent, with its `NAME - ` prefix.

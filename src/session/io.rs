@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::admission::Limit;
 use super::command::BrokerCommand;
-use super::event::{BrokerEvent, BrokerInfo, LoginFailure};
+use super::event::{BrokerEvent, BrokerInfo};
 use super::identity::Identity;
 use super::proof::{Denial, Evidence, ProofFailure, Source, Token};
 use super::refusal::{Close, CloseCode};
@@ -28,8 +28,6 @@ pub enum Input {
     Received,
     /// The answer to `Output::Refresh`.
     Refreshed(Result<Identity, ProofFailure>),
-    /// The answer to `Output::Resume`.
-    Resumed(Result<BrokerInfo, LoginFailure>),
     /// Other rules hold from now on, for what was allowed before too.
     RulesReplaced(Arc<RuleSet>),
     /// The client is gone, and everything it sent before has been handed over.
@@ -88,11 +86,6 @@ pub enum Output {
     Refresh {
         token: Token,
         user: String,
-    },
-    /// The lease was lost: get another one for the same identity; the later the attempt, the longer before it. The answer is
-    /// `Input::Resumed`.
-    Resume {
-        attempt: u32,
     },
     /// From now on the limits for clients that have logged in apply.
     LoggedIn,

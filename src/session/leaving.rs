@@ -41,7 +41,7 @@ impl Session {
                 self.settle_flushed();
             }
             State::AwaitConnect { .. } | State::LoggingIn { .. } => self.end(close),
-            State::Suspended { .. } if self.actions.is_empty() => self.end(close),
+            State::Suspended { .. } if self.actions.is_empty() && !self.publishing.has_unconfirmed() => self.end(close),
             State::Suspended { version, .. } => {
                 let leaving = Some(Departure { close, receipt: None });
                 self.state = State::Suspended { leaving, version };
@@ -52,6 +52,11 @@ impl Session {
 
     /// Lets the broker finish what was given to it; what comes of that still reaches the client.
     pub(super) fn leave(&mut self, close: Close, receipt: Option<String>) {
+        if self.publishing.has_waiting() {
+            // It goes on when they have gone.
+            self.departure = Some(Departure { close, receipt });
+            return;
+        }
         let deadline = self.now + self.config.disconnect_timeout;
         let flushing = !self.unflushed.is_empty();
         self.state = State::Leaving { deadline, departure: Departure { close, receipt }, flushing };

@@ -53,7 +53,7 @@ use command::{BrokerCommand, DeliveryTag};
 use config::{Compatibility, SessionConfig};
 use destination::Destination;
 use event::{BrokerEvent, Concern, Failure};
-use failover::{Missing, Outage};
+use failover::Outages;
 use identity::Identity;
 use io::{Input, Output};
 use ledger::{CumulativeScope, Ledger};
@@ -109,8 +109,7 @@ pub struct Session {
     ledger: Ledger,
     liveness: Liveness,
     locality: Locality,
-    /// From the loss of a lease until everything is as it was.
-    outage: Option<Outage>,
+    outages: Outages,
     outputs: VecDeque<Output>,
     /// What the client showed before it spoke STOMP.
     presented: Option<Evidence>,
@@ -151,7 +150,7 @@ impl Session {
             liveness: Liveness::new(now, config.ping_interval, config.pong_timeout, config.heartbeat_tolerance),
             locality,
             now,
-            outage: None,
+            outages: Outages::default(),
             outputs: VecDeque::new(),
             presented: None,
             publishable: Publishable::default(),
@@ -199,7 +198,6 @@ impl Session {
             Input::Malformed(error) => self.handle_malformed(&error),
             Input::Refreshed(result) => self.handle_refreshed(result),
             Input::Received => self.liveness.received(now),
-            Input::Resumed(result) => self.handle_resumed(result),
             Input::RulesReplaced(rules) => self.replace_rules(rules),
             Input::Timeout => self.handle_timeout(),
             Input::TransportClosed => self.handle_transport_closed(),
@@ -208,7 +206,7 @@ impl Session {
             Input::WriteStalled => self.end(Close::new(CloseCode::SlowConsumer, "session.slow_consumer: not reading")),
         }
         self.run_actions();
-        if self.outage.is_some() || self.departure.is_some() {
+        if self.outages.are_on() || self.departure.is_some() {
             self.end_outage();
         }
         self.note_blocked_sends();
@@ -378,20 +376,20 @@ impl Session {
             BrokerEvent::Declared { token, .. } => self.handle_declared(token),
             BrokerEvent::Delivery(delivery) => {
                 // While leaving, nothing more is delivered: closing gives it back to its queue.
-                if let State::Open { version } = self.state {
+                if let State::Open { version } = self.state
+                    && self.departure.is_none()
+                {
                     self.handle_delivery(delivery, version);
                 }
             }
             BrokerEvent::Dropped { messages, .. } => self.stats.messages_dropped += messages,
-            BrokerEvent::Failed { failure, concerns } if self.may_resume(&failure) => {
-                match self.has_waited_enough(&failure, concerns) {
-                    true => self.give_up_outage(Missing::Queue),
-                    false => self.suspend(&failure),
-                }
+            BrokerEvent::Failed { failure, concerns, side: Some(side) } => {
+                self.handle_side_lost(side, failure, concerns);
             }
-            BrokerEvent::Failed { failure, concerns } => self.handle_failed(failure, concerns),
+            BrokerEvent::Failed { failure, concerns, side: None } => self.handle_failed(failure, concerns),
             BrokerEvent::Overflowed { key } => self.handle_overflowed(key),
             BrokerEvent::Rejected { token } => self.handle_rejected(token),
+            BrokerEvent::Restored { side, result } => self.handle_restored(side, result),
             BrokerEvent::Returned { token, reply_code, reply_text } => {
                 self.handle_returned(token, reply_code, &reply_text);
             }
@@ -403,13 +401,7 @@ impl Session {
     }
 
     fn handle_failed(&mut self, failure: Failure, concerns: Concern) {
-        let receipt = match concerns {
-            Concern::Publish(token) => self.publishing.receipt(token),
-            Concern::Subscription(key) => self.subscriptions.receipt(key),
-            Concern::Declare(_) => self.waiting_receipt(),
-            Concern::Session => None,
-        };
-        let receipt = receipt.map(str::to_owned);
+        let receipt = self.receipt_of(concerns).map(str::to_owned);
         let ended = match concerns {
             Concern::Subscription(key) => self.subscriptions.active_id(key).map(str::to_owned),
             Concern::Declare(_) | Concern::Publish(_) | Concern::Session => None,
@@ -442,6 +434,16 @@ impl Session {
         self.refuse(refusal.about_receipt(receipt.as_deref()));
     }
 
+    /// The receipt that an ERROR about this has to name.
+    fn receipt_of(&self, concerns: Concern) -> Option<&str> {
+        match concerns {
+            Concern::Publish(token) => self.publishing.receipt(token),
+            Concern::Subscription(key) => self.subscriptions.receipt(key),
+            Concern::Declare(_) => self.waiting_receipt(),
+            Concern::Session => self.departure_receipt(),
+        }
+    }
+
     /// The receipt of the SEND that waits for its queue.
     fn waiting_receipt(&self) -> Option<&str> {
         match self.actions.front()? {
@@ -463,6 +465,7 @@ impl Session {
     /// Carries out what may go now, in order.
     fn run_actions(&mut self) {
         while matches!(self.state, State::Open { .. }) {
+            self.publish_waiting();
             match self.actions.pop_front() {
                 None => return,
                 Some(Action::Committed(number)) => {
@@ -473,6 +476,10 @@ impl Session {
                         self.actions.push_front(Action::Publish(waiting));
                         return;
                     }
+                }
+                // What a COMMIT acknowledges is kept until what it publishes has gone.
+                Some(settle @ Action::Settle(_)) if self.publishing.has_waiting() => {
+                    return self.actions.push_front(settle);
                 }
                 // Checked at COMMIT: it can only be gone because an earlier one of the same COMMIT covered it.
                 Some(Action::Settle(settle)) => self.settle(&settle).unwrap_or_default(),

@@ -1,7 +1,8 @@
 //! SEND: from frame to publish, the order in which publishes may go out, and the receipts that wait for their confirms.
 //!
 //! A publish waits while a declaration or subscription of this session is under way (it uses another AMQP connection and
-//! would overtake it), while its queue is being declared, and while as much is unconfirmed as the limits allow.
+//! would overtake it), while its queue is being declared, and while as much is unconfirmed as the limits allow. While the
+//! publish side is lost, what the limits allow waits among the unconfirmed, so that the client's other frames are read.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use super::Session;
 use super::amqp::{Properties, QueueDeclaration, ShortText};
 use super::boolean::flag;
 use super::command::{BrokerCommand, DeclareToken, Outgoing, Publish, PublishToken};
-use super::config::Replay;
+use super::config::{Compatibility, Replay, SessionConfig};
 use super::destination::Destination;
 use super::failover::connection_lost;
 use super::properties;
@@ -19,7 +20,7 @@ use super::queue::{self, On, Purpose};
 use super::refusal::{CloseCode, Refusal};
 use super::retained::{self, MAP_ENTRY_BYTES};
 use super::rules::Demand;
-use super::transaction::{Action, CommitNumber, CommitStep};
+use super::transaction::{CommitNumber, CommitStep};
 use crate::stomp::Frame;
 
 /// Names of queues that this session has declared. When full it is emptied, which costs a declaration each.
@@ -74,7 +75,8 @@ struct Unconfirmed {
     bytes: usize,
     send: Box<Prepared>,
     since: Instant,
-    token: PublishToken,
+    /// None while it waits for a publish side.
+    token: Option<PublishToken>,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +89,8 @@ pub(super) struct Publishing {
     next_publish: u64,
     unconfirmed: VecDeque<Unconfirmed>,
     unconfirmed_bytes: usize,
+    /// How many of the unconfirmed wait for a publish side: the youngest.
+    waiting: usize,
 }
 
 impl Publishing {
@@ -123,17 +127,28 @@ impl Publishing {
 
     /// The receipt of an unconfirmed SEND, for an ERROR that concerns it.
     pub(super) fn receipt(&self, token: PublishToken) -> Option<&str> {
-        self.unconfirmed.iter().find(|entry| entry.token == token)?.send.receipt.as_deref()
+        self.unconfirmed.iter().find(|entry| entry.token == Some(token))?.send.receipt.as_deref()
     }
 
     /// A SEND whose queue is away waits since then, or since before.
     pub(super) fn wait_for_queue(&mut self, token: PublishToken, now: Instant) -> Option<Instant> {
-        let entry = self.unconfirmed.iter_mut().find(|entry| entry.token == token)?;
+        let entry = self.unconfirmed.iter_mut().find(|entry| entry.token == Some(token))?;
         Some(*entry.send.waits_since.get_or_insert(now))
     }
 
     pub(super) fn has_unconfirmed(&self) -> bool {
         !self.unconfirmed.is_empty()
+    }
+
+    /// Whether SENDs wait for a publish side that was lost.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.waiting > 0
+    }
+
+    /// The consume side is gone, and with it may be the queues.
+    pub(super) fn lose_queues(&mut self) {
+        self.forget_queues();
+        self.declaring = None;
     }
 
     /// Of the oldest unconfirmed SEND that has one.
@@ -142,7 +157,7 @@ impl Publishing {
     }
 
     fn take(&mut self, token: PublishToken) -> Option<Unconfirmed> {
-        let index = self.unconfirmed.iter().position(|entry| entry.token == token)?;
+        let index = self.unconfirmed.iter().position(|entry| entry.token == Some(token))?;
         let entry = self.unconfirmed.remove(index)?;
         self.unconfirmed_bytes -= entry.bytes;
         Some(entry)
@@ -210,11 +225,8 @@ impl Session {
         if let Some(queue) = &send.declare
             && !self.publishing.is_declared(&queue.name)
         {
-            let token = DeclareToken(self.publishing.next_declare);
-            self.publishing.next_declare += 1;
-            self.publishing.declaring = Some((token, queue.name.clone()));
             let queue = queue.clone();
-            self.command(BrokerCommand::Declare { token, queue });
+            self.declare(queue);
             return Err(send);
         }
         if let Some(name) = send.reply_queue.take() {
@@ -249,54 +261,79 @@ impl Session {
             || (bytes > self.config.unconfirmed_bytes_max && !publishing.unconfirmed.is_empty())
     }
 
-    fn publish(&mut self, mut send: Box<Prepared>) {
+    fn publish(&mut self, send: Box<Prepared>) {
+        let bytes = send.bytes;
+        self.publishing.unconfirmed_bytes += bytes;
+        self.publishing.unconfirmed.push_back(Unconfirmed { bytes, send, since: self.now, token: None });
+        if self.publishing.has_waiting() || self.outages.publish.is_lost() {
+            self.publishing.waiting += 1;
+        } else {
+            self.hand_over(self.publishing.unconfirmed.len() - 1);
+        }
+    }
+
+    /// Gives an unconfirmed SEND to the broker, another time perhaps.
+    fn hand_over(&mut self, at: usize) {
         let token = PublishToken(self.publishing.next_publish);
         self.publishing.next_publish += 1;
+        let Some(Unconfirmed { send, token: given, .. }) = self.publishing.unconfirmed.get_mut(at) else { return };
+        *given = Some(token);
+        let repeatable = is_repeated(&self.config, send);
         // Consumers recognise a message that had to be published twice by its id, and a returned one is found by it.
-        if send.message.properties.message_id.is_none() && self.needs_message_id(&send) {
+        if send.message.properties.message_id.is_none() && needs_message_id(&self.config, send) {
             let id = ShortText::new([&*self.id, "-", itoa::Buffer::new().format(token.0)].concat()).ok();
             Arc::make_mut(&mut send.message).properties.message_id = id;
         }
-        let (bytes, message) = (send.bytes, send.message.clone());
-        let repeatable = self.is_repeated(&send);
-        self.publishing.unconfirmed_bytes += bytes;
-        self.publishing.unconfirmed.push_back(Unconfirmed { bytes, send, since: self.now, token });
+        let message = send.message.clone();
         self.stats.messages_published += 1;
         self.command(BrokerCommand::Publish(Publish { message, repeatable, token }));
     }
 
-    /// In compatibility mode a SEND without receipt stays as the plugin would have published it.
-    fn needs_message_id(&self, send: &Prepared) -> bool {
-        let repeated = self.is_repeated(send) && (self.is_strict() || send.receipt.is_some());
-        send.message.mandatory || repeated
-    }
-
-    fn is_repeated(&self, send: &Prepared) -> bool {
-        match self.config.replay {
-            Replay::All => true,
-            Replay::None => false,
-            Replay::Receipted => send.tell || send.commit.is_some(),
-        }
-    }
-
-    /// The lease is gone: what is unconfirmed goes back to the front of what waits, in its order. What may not be repeated
-    /// is given up; the first of it that the client wants to know of is the answer.
+    /// The publish side is gone: what is unconfirmed waits for another one, in its order. What may not be repeated is given up;
+    /// the first of it that the client wants to know of is the answer.
     pub(super) fn take_back_unconfirmed(&mut self) -> Option<Refusal> {
-        let publishing = &mut self.publishing;
-        publishing.forget_queues();
-        publishing.declaring = None;
-        publishing.unconfirmed_bytes = 0;
-        let unconfirmed = std::mem::take(&mut publishing.unconfirmed);
         let mut refusal = None;
-        for entry in unconfirmed.into_iter().rev() {
-            if self.is_repeated(&entry.send) {
-                self.stats.messages_repeated += 1;
-                self.actions.push_front(Action::Publish(entry.send));
-            } else if entry.send.tell || entry.send.commit.is_some() {
-                refusal = Some(connection_lost().about_receipt(entry.send.receipt.as_deref()));
+        for mut entry in std::mem::take(&mut self.publishing.unconfirmed) {
+            let given = entry.token.take().is_some();
+            if !given || is_repeated(&self.config, &entry.send) {
+                self.stats.messages_repeated += u64::from(given);
+                self.publishing.unconfirmed.push_back(entry);
+                continue;
+            }
+            self.publishing.unconfirmed_bytes -= entry.bytes;
+            if entry.send.tell || entry.send.commit.is_some() {
+                refusal.get_or_insert_with(|| connection_lost().about_receipt(entry.send.receipt.as_deref()));
             }
         }
+        self.publishing.waiting = self.publishing.unconfirmed.len();
         refusal
+    }
+
+    /// Hands over what waits for its publish side, oldest first, as far as it may go now.
+    pub(super) fn publish_waiting(&mut self) {
+        while self.publishing.has_waiting() && self.may_publish() {
+            let publishing = &mut self.publishing;
+            let at = publishing.unconfirmed.len() - publishing.waiting;
+            let Some(entry) = publishing.unconfirmed.get(at) else { return };
+            if let Some(queue) = entry.send.declare.clone().filter(|queue| !self.publishing.is_declared(&queue.name)) {
+                return self.declare(queue);
+            }
+            self.publishing.waiting -= 1;
+            self.hand_over(at);
+        }
+    }
+
+    /// Nothing is under way that publishes would overtake, and there is somebody to take them.
+    fn may_publish(&self) -> bool {
+        let busy = self.has_pending_consumer_work() || self.publishing.declaring.is_some();
+        !busy && !self.outages.publish.is_lost()
+    }
+
+    fn declare(&mut self, queue: QueueDeclaration) {
+        let token = DeclareToken(self.publishing.next_declare);
+        self.publishing.next_declare += 1;
+        self.publishing.declaring = Some((token, queue.name.clone()));
+        self.command(BrokerCommand::Declare { token, queue });
     }
 
     pub(super) fn handle_declared(&mut self, token: DeclareToken) {
@@ -308,7 +345,7 @@ impl Session {
     pub(super) fn handle_confirmed(&mut self, token: PublishToken) {
         let Some(entry) = self.publishing.take(token) else { return };
         self.stats.messages_confirmed += 1;
-        self.end_absence();
+        self.end_publish_outage();
         self.confirm_time = Some(self.now.saturating_duration_since(entry.since));
         if let Some(receipt) = &entry.send.receipt {
             self.receipt(receipt);
@@ -344,6 +381,7 @@ impl Session {
     /// silence, as STOMP has it.
     fn handle_unstored(&mut self, token: PublishToken, refusal: Refusal) {
         let Some(entry) = self.publishing.take(token) else { return };
+        self.end_publish_outage();
         self.stats.messages_rejected += 1;
         let send = entry.send;
         let commit = send.commit.and_then(|commit| self.commit_step(commit, CommitStep::Failed));
@@ -358,6 +396,20 @@ impl Session {
 /// What the name of a queue that is known takes.
 fn declared_bytes(name: &ShortText) -> usize {
     MAP_ENTRY_BYTES + size_of::<ShortText>() + retained::short_text(name)
+}
+
+/// In compatibility mode a SEND without receipt stays as the plugin would have published it.
+fn needs_message_id(config: &SessionConfig, send: &Prepared) -> bool {
+    let shown = config.compatibility == Compatibility::Strict || send.receipt.is_some();
+    send.message.mandatory || (shown && is_repeated(config, send))
+}
+
+fn is_repeated(config: &SessionConfig, send: &Prepared) -> bool {
+    match config.replay {
+        Replay::All => true,
+        Replay::None => false,
+        Replay::Receipted => send.tell || send.commit.is_some(),
+    }
 }
 
 pub(super) fn not_for(destination: &str, command: &str) -> Refusal {

@@ -4,8 +4,8 @@
 //!                  CONNECT              Login(Ok)            DISCONNECT, Drain            Closed, timeout
 //!  AwaitConnect ------------> LoggingIn ----------> Open --------------------> Leaving --------------------> Ended
 //!       ^  |                      |                 |  ^                        |   ^                          ^
-//!       |  |                      |      lease lost |  | Resumed(Ok)  lease lost|   | Resumed(Ok)              |
-//!       |  |                      |                 v  |                        v   |                          |
+//!       |  |                      |    consume side |  | Restored(Ok)           |   | Restored(Ok)             |
+//!       |  |                      |            lost v  |           a side lost  v   |                          |
 //!       |  |                      |               Suspended <-------------------+---+                          |
 //!       |  | any other frame,     | Login(Err)       | grace is over                                           |
 //!       |  | login timeout        v                  v          an ERROR that ends the session, from any state |
@@ -48,9 +48,9 @@ pub(super) enum State {
     Open {
         version: Version,
     },
-    /// Without a lease: the WebSocket and its heart-beats go on, frames wait.
+    /// Without a consume side: the WebSocket and its heart-beats go on, frames wait. A lost publish side alone suspends nothing.
     Suspended {
-        /// What was to happen when the lease was lost.
+        /// What was to happen when the side was lost.
         leaving: Option<Departure>,
         version: Version,
     },

@@ -162,6 +162,11 @@ impl Subscriptions {
         Some(subscription.id.as_deref().unwrap_or(&subscription.destination))
     }
 
+    /// Of the oldest SUBSCRIBE or UNSUBSCRIBE under way that has one.
+    pub(super) fn first_receipt(&self) -> Option<&str> {
+        self.by_key.keys().find_map(|key| self.receipt(*key))
+    }
+
     /// The receipt of a SUBSCRIBE or UNSUBSCRIBE under way, for an ERROR that concerns it.
     pub(super) fn receipt(&self, key: SubscriptionKey) -> Option<&str> {
         match &self.by_key.get(&key)?.stage {

@@ -4,6 +4,7 @@ mod channels;
 mod culprits;
 mod leaderless;
 mod nodes;
+mod sides;
 mod survival;
 
 use std::collections::BTreeSet;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::support::condition::{PATIENCE, eventually};
 use super::support::fault_proxy::{Direction, FaultProxy, Mode};
-use super::support::lease::{config, guest, lease, next, node, subscribe, subscribed, text, while_driving};
+use super::support::lease::{config, guest, lease, next, node, restored, subscribe, subscribed, text, while_driving};
 use super::support::rabbit::{Admin, Rabbit, unique};
 use super::support::relay::Relay;
 use super::support::stomp::Client;
@@ -20,7 +21,8 @@ use bytes::Bytes;
 use stomp_relay::broker::{Broker, BrokerConfig, Channel, ClientLabel, Role};
 use stomp_relay::session::amqp::{Properties, QueueDeclaration};
 use stomp_relay::session::command::{
-    AfterUnsubscribe, BrokerCommand, Outgoing, Publish, PublishToken, Settlement, SubscribedQueue, SubscriptionKey,
+    AfterUnsubscribe, BrokerCommand, Outgoing, Publish, PublishToken, Settlement, Side, SubscribedQueue,
+    SubscriptionKey,
 };
 use stomp_relay::session::event::{BrokerEvent, Delivery, Failure, LoginFailure};
 

@@ -3,6 +3,7 @@
 mod crowd;
 mod proof;
 
+use super::support::lease::restored;
 use super::support::rabbit::{Rabbit, unique};
 use super::support::relay::Relay;
 use super::support::stomp::{Client, Received};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use stomp_relay::broker::{Broker, BrokerConfig, Channel, ClientLabel, Encryption, Node};
 use stomp_relay::session::amqp::{Binding, Properties, QueueDeclaration, ShortText};
 use stomp_relay::session::command::{
-    AfterUnsubscribe, BrokerCommand, Credentials, Outgoing, Overflow, Publish, PublishToken, Sharing, Subscribe,
+    AfterUnsubscribe, BrokerCommand, Credentials, Outgoing, Overflow, Publish, PublishToken, Sharing, Side, Subscribe,
     SubscribedQueue, SubscriptionKey,
 };
 use stomp_relay::session::event::{BrokerEvent, Concern, Failure};
@@ -201,7 +202,7 @@ async fn number(channel: &mut Channel) -> u64 {
 
 async fn refused(channel: &mut Channel, part: &str) {
     match next(channel).await {
-        BrokerEvent::Failed { failure: Failure::Refused { reply_code: 403, reply_text }, concerns } => {
+        BrokerEvent::Failed { failure: Failure::Refused { reply_code: 403, reply_text }, concerns, .. } => {
             assert_eq!(concerns, Concern::Subscription(KEY));
             assert!(reply_text.contains(part), "{reply_text}");
         }
@@ -524,7 +525,7 @@ async fn after_a_lost_link_all_come_back_to_one_queue() {
     join_all(subscribers.iter_mut().map(async |subscriber| {
         let lost = next(subscriber).await;
         assert!(matches!(lost, BrokerEvent::Failed { failure: Failure::LinkLost { .. }, .. }), "{lost:?}");
-        *subscriber = subscriber.renewal(0).await.expect("let in again").0;
+        restored(subscriber, Side::Consume, 0).await.expect("let in again");
         join(subscriber, KEY, "t").await;
     }))
     .await;

@@ -24,7 +24,7 @@ use stomp_relay::rate::Rate;
 use stomp_relay::session::admission::Limit;
 use stomp_relay::session::amqp::{Body, FieldValue, Properties, ShortText};
 use stomp_relay::session::command::{
-    BrokerCommand, Credentials, DeclareToken, DeliveryTag, Overflow, Publish, PublishToken, Settlement, Sharing,
+    BrokerCommand, Credentials, DeclareToken, DeliveryTag, Overflow, Publish, PublishToken, Settlement, Sharing, Side,
     SubscribedQueue, SubscriptionKey,
 };
 use stomp_relay::session::config::{Compatibility, Replay, SessionConfig};
@@ -195,7 +195,7 @@ impl Player {
         let (kind, rest) = line.split_at(2);
         let rest = rest.trim_start();
         match kind {
-            "B>" => self.input(broker_input(rest, self.now)),
+            "B>" => broker_inputs(rest, self.now).into_iter().for_each(|input| self.input(input)),
             "C>" if rest == "pong" => self.input(Input::Received),
             "C>" => {
                 assert!(self.session.wants_frames() || self.session.has_ended(), "session does not read now: {line}");
@@ -276,6 +276,36 @@ fn identity(words: &[&str], now: Instant) -> Identity {
     Identity { claims, expires_at, ..Identity::of_login("guest") }
 }
 
+/// `lost` and `resumed` are of both sides of the lease, `lost-publish` and the like of one.
+fn broker_inputs(text: &str, now: Instant) -> Vec<Input> {
+    let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+    let (what, sides) = match word.split_once('-') {
+        Some((what, "consume")) => (what, vec![Side::Consume]),
+        Some((what, "publish")) => (what, vec![Side::Publish]),
+        _ => (word, vec![Side::Publish, Side::Consume]),
+    };
+    let event = |side| match what {
+        "lost" => BrokerEvent::Failed {
+            failure: Failure::LinkLost { reason: rest.to_owned() },
+            concerns: Concern::Session,
+            side: Some(side),
+        },
+        _ => BrokerEvent::Restored {
+            side,
+            result: match rest.split_once(' ') {
+                Some(("ok", version)) => Ok(BrokerInfo { version: version.to_owned() }),
+                Some(("refused", _)) => Err(LoginFailure::AccessRefused),
+                _ if rest == "refused" => Err(LoginFailure::AccessRefused),
+                _ => Err(LoginFailure::Unavailable { reason: rest.to_owned() }),
+            },
+        },
+    };
+    match what {
+        "lost" | "resumed" => sides.into_iter().map(|side| Input::Broker(event(side))).collect(),
+        _ => vec![broker_input(text, now)],
+    }
+}
+
 fn broker_input(text: &str, now: Instant) -> Input {
     let words: Vec<&str> = text.split(' ').collect();
     let number = |index: usize| words[index].parse::<u64>().unwrap();
@@ -307,6 +337,7 @@ fn broker_input(text: &str, now: Instant) -> Input {
         "poisoned" => BrokerEvent::Failed {
             failure: Failure::Poisoned { queues: vec![short(words[1])] },
             concerns: Concern::Session,
+            side: Some(Side::Consume),
         },
         "refreshed" => {
             return Input::Refreshed(match words[1] {
@@ -316,21 +347,20 @@ fn broker_input(text: &str, now: Instant) -> Input {
                 _ => Err(ProofFailure::Refused),
             });
         }
-        "resumed" => {
-            return Input::Resumed(match words[1] {
-                "ok" => Ok(BrokerInfo { version: words[2].to_owned() }),
-                "refused" => Err(LoginFailure::AccessRefused),
-                _ => Err(LoginFailure::Unavailable { reason: rest(2) }),
-            });
-        }
-        "timedout" => BrokerEvent::Failed { failure: Failure::TimedOut { step: "step" }, concerns: Concern::Session },
-        "unconfirmed" => {
-            BrokerEvent::Failed { failure: Failure::Unconfirmed, concerns: Concern::Publish(PublishToken(number(1))) }
-        }
-        "lost" => BrokerEvent::Failed { failure: Failure::LinkLost { reason: rest(1) }, concerns: Concern::Session },
+        "timedout" => BrokerEvent::Failed {
+            failure: Failure::TimedOut { step: "step" },
+            concerns: Concern::Session,
+            side: Some(Side::Consume),
+        },
+        "unconfirmed" => BrokerEvent::Failed {
+            failure: Failure::Unconfirmed,
+            concerns: Concern::Publish(PublishToken(number(1))),
+            side: Some(Side::Publish),
+        },
         "refused" => BrokerEvent::Failed {
             failure: Failure::Refused { reply_code: number(2) as u16, reply_text: rest(3) },
             concerns: concern(words[1]),
+            side: Some(if words[1].starts_with('p') { Side::Publish } else { Side::Consume }),
         },
         "rejected" => BrokerEvent::Rejected { token: PublishToken(number(1)) },
         "returned" => {
@@ -418,7 +448,6 @@ fn show(output: Output) -> String {
         },
         Output::Ping => "C< ping".to_owned(),
         Output::Refresh { token, user } => format!("B< refresh {user} {}", token.expose()),
-        Output::Resume { attempt } => format!("B< resume, attempt {attempt}"),
     }
 }
 
@@ -449,6 +478,7 @@ fn show_command(command: BrokerCommand) -> String {
             let _ = write!(text, " | {}", String::from_utf8_lossy(&message.body));
             text
         }
+        BrokerCommand::Restore { side, attempt } => format!("restore {side:?}, attempt {attempt}"),
         BrokerCommand::Settle { tag, outcome } => match outcome {
             Settlement::Ack => format!("ack {}", tag.0),
             Settlement::Nack { requeue } => format!("nack {} requeue={requeue}", tag.0),

@@ -31,6 +31,15 @@ impl ConsumeCommand {
         }
     }
 
+    /// The queue that has to be there.
+    fn queue(&self) -> Option<&ShortText> {
+        match self {
+            ConsumeCommand::Declare { queue, .. } => Some(&queue.name),
+            ConsumeCommand::Subscribe(subscribe) => Some(subscribe.queue.name()),
+            ConsumeCommand::Unsubscribe { .. } => None,
+        }
+    }
+
     fn concern(&self) -> Concern {
         match self {
             ConsumeCommand::Declare { token, .. } => Concern::Declare(*token),
@@ -67,7 +76,10 @@ impl ConsumeSide {
             let concern = running.concern;
             self.running = None;
             match result {
-                Err(failure) => return Poll::Ready(Err((failure, concern))),
+                Err(failure) => {
+                    self.absent = self.asked.take().filter(|_| failure.is_absence());
+                    return Poll::Ready(Err((failure, concern)));
+                }
                 Ok(completed) => {
                     if let Some(event) = self.complete(completed) {
                         return Poll::Ready(Ok(event));
@@ -153,6 +165,7 @@ impl ConsumeSide {
         command: ConsumeCommand,
     ) -> BoxFuture<'static, Result<Completed, Failure>> {
         self.starting = command.consumes().cloned();
+        self.asked = command.queue().cloned();
         match command {
             ConsumeCommand::Declare { token, queue } => {
                 self.declared_transient |= !queue.durable;

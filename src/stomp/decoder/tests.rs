@@ -471,8 +471,8 @@ mod limits {
     fn lines_that_repeat_a_name_have_a_bound_of_their_own() {
         let frame = |lines: usize| format!("SEND\n{}\n\0", "a:\n".repeat(lines));
         let limits = Limits { header_lines_max: 7, ..Limits::default() };
-        assert_eq!(decode_with(&frame(7), limits, Escapes::All).1, None);
-        let error = decode_with(&frame(8), limits, Escapes::All).1;
+        assert_eq!(decode_with(frame(7), limits, Escapes::All).1, None);
+        let error = decode_with(frame(8), limits, Escapes::All).1;
         assert_eq!(error, Some(DecodeError::TooManyHeaderLines { limit: 7 }));
     }
 

@@ -15,7 +15,8 @@ async fn a_refused_subscription_names_itself_and_leaves_nothing() {
             event,
             BrokerEvent::Failed {
                 failure: Failure::Refused { reply_code: 404, .. },
-                concerns: Concern::Subscription(SubscriptionKey(7))
+                concerns: Concern::Subscription(SubscriptionKey(7)),
+                side: Some(Side::Consume),
             }
         ),
         "{event:?}"

@@ -125,7 +125,7 @@ async fn a_lost_link_ends_its_sessions_and_is_replaced() {
     rabbit.ctl(&["close_all_user_connections", &user, "maintenance"]);
     let event = next(&mut channel).await;
     assert!(
-        matches!(&event, BrokerEvent::Failed { failure: Failure::LinkLost { reason }, concerns: Concern::Session }
+        matches!(&event, BrokerEvent::Failed { failure: Failure::LinkLost { reason }, concerns: Concern::Session, .. }
             if reason.contains("maintenance")),
         "{event:?}"
     );
@@ -203,7 +203,7 @@ async fn a_burst_behind_a_refused_publish_disturbs_no_other() {
             let concerns = loop {
                 match next(&mut channel).await {
                     BrokerEvent::Confirmed { token } => assert!(token.0 < refused, "{token:?} came behind the refusal"),
-                    BrokerEvent::Failed { failure: Failure::Refused { reply_code: 404, .. }, concerns } => {
+                    BrokerEvent::Failed { failure: Failure::Refused { reply_code: 404, .. }, concerns, .. } => {
                         break concerns;
                     }
                     other => panic!("unexpected {other:?}"),

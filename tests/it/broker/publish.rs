@@ -123,7 +123,7 @@ async fn a_refused_publish_names_its_culprit() {
         event = next(&mut channel).await;
     }
     match event {
-        BrokerEvent::Failed { failure: Failure::Refused { reply_code: 404, reply_text }, concerns } => {
+        BrokerEvent::Failed { failure: Failure::Refused { reply_code: 404, reply_text }, concerns, .. } => {
             assert_eq!(concerns, Concern::Publish(PublishToken(2)));
             assert_eq!(reply_text, "NOT_FOUND - no exchange 'no-such-exchange' in vhost '/'");
         }
@@ -142,7 +142,8 @@ async fn a_refused_publish_names_its_culprit() {
             event,
             BrokerEvent::Failed {
                 failure: Failure::Refused { reply_code: 406, .. },
-                concerns: Concern::Publish(PublishToken(2))
+                concerns: Concern::Publish(PublishToken(2)),
+                side: Some(Side::Publish),
             }
         ),
         "{event:?}"

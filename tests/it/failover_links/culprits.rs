@@ -85,7 +85,7 @@ async fn who_comes_back_to_a_queue_that_kills_links_disturbs_nobody() {
             }
             other => panic!("unexpected {other:?}"),
         }
-        culprit = culprit.renewal(0).await.expect("the broker is there").0;
+        restored(&mut culprit, Side::Consume, 0).await.expect("the broker is there");
     }
     // On a link for all, on one for few, and the third time on one of its own.
     assert_eq!(deaths, 2);

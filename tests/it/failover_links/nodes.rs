@@ -40,22 +40,19 @@ async fn a_broker_that_falls_silent_is_left_within_two_heartbeats() {
     eventually("both links are gone", async || broker.status().links.is_empty()).await;
 
     // One attempt costs the timeout; who comes after it is told at once.
-    let failure = channel.renewal(0).await.map(|_| ()).expect_err("the broker is silent");
+    let failure = restored(&mut channel, Side::Consume, 0).await.expect_err("the broker is silent");
     assert!(matches!(failure, LoginFailure::Unavailable { .. }), "{failure:?}");
     let start = Instant::now();
-    channel.renewal(0).await.map(|_| ()).expect_err("the broker is silent");
+    restored(&mut channel, Side::Consume, 0).await.expect_err("the broker is silent");
     assert!(start.elapsed() < connect_timeout / 2, "{:?}", start.elapsed());
 
     proxy.set(Mode::Forward);
     proxy.cut();
     let mut attempt = 1;
-    let (mut channel, _) = loop {
-        match channel.renewal(attempt).await {
-            Ok(renewed) => break renewed,
-            Err(_) => attempt += 1,
-        }
+    while restored(&mut channel, Side::Consume, attempt).await.is_err() {
+        attempt += 1;
         assert!(start.elapsed() < PATIENCE);
-    };
+    }
     subscribed(&mut channel, 1, &queue, 10).await;
     match next(&mut channel).await {
         BrokerEvent::Delivery(delivery) => assert!(delivery.redelivered),
@@ -104,18 +101,13 @@ async fn many_that_wait_for_a_broker_do_not_storm_it() {
     eventually("the links are gone", async || broker.status().links.is_empty()).await;
     let before = proxy.accepted();
     let outage = Duration::from_secs(3);
-    let waiting = channels.iter().map(|channel| async {
+    let waiting = channels.iter_mut().map(async |channel| {
         let mut attempt = 0;
-        loop {
-            match channel.renewal(attempt).await {
-                Ok((mut channel, _)) => {
-                    // A session polls its lease, which gives its pass back when nothing is left to make anew.
-                    let _ = tokio::time::timeout(Duration::from_millis(1), channel.next_event()).await;
-                    return channel;
-                }
-                Err(_) => attempt += 1,
-            }
+        while restored(channel, Side::Consume, attempt).await.is_err() {
+            attempt += 1;
         }
+        // A session polls its lease, which gives its pass back when nothing is left to make anew.
+        let _ = tokio::time::timeout(Duration::from_millis(1), channel.next_event()).await;
     });
     let back = async {
         tokio::time::sleep(outage).await;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use stomp_relay::rate::Rate;
 use stomp_relay::session::amqp::{FieldValue, Properties, ShortText};
 use stomp_relay::session::command::{
-    BrokerCommand, Credentials, DeclareToken, DeliveryTag, Publish, PublishToken, Settlement, SubscriptionKey,
+    BrokerCommand, Credentials, DeclareToken, DeliveryTag, Publish, PublishToken, Settlement, Side, SubscriptionKey,
 };
 use stomp_relay::session::config::{Compatibility, Replay, SessionConfig};
 use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Concern, Delivery, Failure, LoginFailure, Message};
@@ -105,14 +105,20 @@ struct Broker {
     closing: bool,
     gone: bool,
     login: bool,
-    /// The lease is lost, and another one was asked for.
-    lost: bool,
+    /// The sides of the lease that are lost, and others were asked for.
+    lost: Vec<Side>,
     next_tag: u64,
     outages: usize,
     pending: VecDeque<Pending>,
     published: VecDeque<Published>,
     /// Message ids of SENDs that were published before and must be again, under the same ids.
     repeated: HashMap<u64, Option<ShortText>>,
+}
+
+impl Broker {
+    fn has_lost(&self, side: Side) -> bool {
+        self.lost.contains(&side)
+    }
 }
 
 /// What the client knows and what it may expect.
@@ -466,8 +472,8 @@ impl Stage {
         if self.broker.login {
             return self.answer_login(bytes.next());
         }
-        if self.broker.lost && self.closed.is_none() {
-            return self.answer_resume(bytes.next());
+        if !self.broker.lost.is_empty() && self.closed.is_none() && bytes.rarely(2) {
+            return self.answer_restore(bytes.next());
         }
         if self.broker.gone || !self.client.connected {
             return;
@@ -499,30 +505,51 @@ impl Stage {
         self.input(Input::Login(answer.map_err(Into::into)));
     }
 
-    /// What was under way is void. The session lives on, and asks for another lease.
+    /// One side of the lease or both, in any order.
     fn lose_lease(&mut self, choice: u8) {
-        if self.broker.gone || self.broker.lost || !self.client.connected || self.closed.is_some() {
+        let sides: &[Side] = match choice % 8 {
+            0 => &[Side::Consume],
+            1..=3 => &[Side::Publish],
+            4 | 5 => &[Side::Consume, Side::Publish],
+            _ => &[Side::Publish, Side::Consume],
+        };
+        for side in sides {
+            self.lose_side(*side, choice / 8);
+        }
+    }
+
+    /// What was under way there is void. The session lives on, and asks for another one.
+    fn lose_side(&mut self, side: Side, choice: u8) {
+        if self.broker.gone || self.broker.has_lost(side) || !self.client.connected || self.closed.is_some() {
             return;
         }
-        self.broker.pending.clear();
-        self.broker.active.clear();
         self.broker.closing = false;
-        let published = std::mem::take(&mut self.broker.published);
-        let ends =
-            self.config.replay == Replay::None && published.iter().any(|send| self.client.told.contains(&send.number));
-        for published in published.into_iter().rev().filter(|send| self.is_repeated(send.number)).collect::<Vec<_>>() {
-            self.repeat(published);
+        let mut ends = false;
+        match side {
+            Side::Consume => {
+                self.broker.pending.clear();
+                self.broker.active.clear();
+                self.deliveries.open.clear();
+                self.deliveries.automatic.clear();
+                self.broker.outages += 1;
+            }
+            Side::Publish => {
+                let published = std::mem::take(&mut self.broker.published);
+                ends = self.config.replay == Replay::None
+                    && published.iter().any(|send| self.client.told.contains(&send.number));
+                let repeated = published.into_iter().rev().filter(|send| self.is_repeated(send.number));
+                for published in repeated.collect::<Vec<_>>() {
+                    self.repeat(published);
+                }
+            }
         }
-        self.deliveries.open.clear();
-        self.deliveries.automatic.clear();
-        self.broker.outages += 1;
         let failure = match choice % 2 {
             0 => Failure::LinkLost { reason: "cut".to_owned() },
             _ => Failure::TimedOut { step: "consume" },
         };
-        self.input(Input::Broker(BrokerEvent::Failed { failure, concerns: Concern::Session }));
-        assert_eq!(self.closed.is_some(), ends, "the end of a lease ends what must not be repeated and nothing else");
-        assert_eq!(self.broker.lost, !ends, "another lease is asked for");
+        self.input(Input::Broker(BrokerEvent::Failed { failure, concerns: Concern::Session, side: Some(side) }));
+        assert_eq!(self.closed.is_some(), ends, "the end of a side ends what must not be repeated and nothing else");
+        assert_eq!(self.broker.has_lost(side), !ends, "another one is asked for");
     }
 
     fn is_repeated(&self, number: u64) -> bool {
@@ -538,16 +565,23 @@ impl Stage {
         self.broker.repeated.insert(published.number, published.message_id);
     }
 
-    fn answer_resume(&mut self, choice: u8) {
+    fn answer_restore(&mut self, choice: u8) {
         let answer = match choice {
             0 => Err(LoginFailure::AccessRefused),
             1..=60 => Err(LoginFailure::Unavailable { reason: "no node".to_owned() }),
             _ => Ok(BrokerInfo { version: "4.0.5".to_owned() }),
         };
-        self.broker.lost = false;
+        let side = self.broker.lost[usize::from(choice) % self.broker.lost.len()];
+        self.broker.lost.retain(|lost| *lost != side);
         let (had, refused) = (answer.is_ok(), choice == 0);
-        self.input(Input::Resumed(answer));
-        assert_eq!(self.broker.lost, !had && !refused, "another attempt follows where there is hope");
+        // Whoever is leaving needs no other one.
+        let leaving = self.broker.closing || self.session.is_flushing();
+        self.input(Input::Broker(BrokerEvent::Restored { side, result: answer }));
+        assert_eq!(
+            self.broker.has_lost(side),
+            !had && !refused && !leaving,
+            "another attempt follows where there is hope"
+        );
         assert_eq!(self.closed.is_some(), refused, "a session ends when it is refused");
     }
 
@@ -646,7 +680,7 @@ impl Stage {
     }
 
     fn fail(&mut self, concerns: Concern, choice: u8) {
-        if self.broker.gone || self.broker.lost || !self.client.connected {
+        if self.broker.gone || !self.client.connected {
             return;
         }
         self.broker.gone = true;
@@ -655,7 +689,8 @@ impl Stage {
             1 => Failure::Unconfirmed,
             _ => Failure::Poisoned { queues: Vec::new() },
         };
-        self.input(Input::Broker(BrokerEvent::Failed { failure, concerns }));
+        let side = Some(if let Concern::Publish(_) = concerns { Side::Publish } else { Side::Consume });
+        self.input(Input::Broker(BrokerEvent::Failed { failure, concerns, side }));
         assert!(self.closed.is_some(), "a session without a lease goes on");
     }
 
@@ -683,10 +718,6 @@ impl Stage {
 
     fn output(&mut self, output: Output) {
         match output {
-            Output::Resume { .. } => {
-                assert!(self.client.connected && !self.broker.gone, "a lease is asked for at the wrong time");
-                self.broker.lost = true;
-            }
             Output::Close(close) => self.closed = Some(close.code),
             Output::Command(command) => self.command(command),
             Output::Frame(frame) => self.frame_out(&frame),
@@ -704,7 +735,13 @@ impl Stage {
     fn command(&mut self, command: BrokerCommand) {
         // A settlement that comes too late is ignored by the broker side, and the delivery goes back to its queue.
         let late = self.broker.closing && !matches!(command, BrokerCommand::Settle { .. });
-        assert!(self.client.connected && !late && !self.broker.lost, "a command without a lease: {command:?}");
+        let side = match &command {
+            BrokerCommand::Publish(_) => Some(Side::Publish),
+            BrokerCommand::Close | BrokerCommand::Restore { .. } => None,
+            _ => Some(Side::Consume),
+        };
+        let lost = side.is_some_and(|side| self.broker.has_lost(side));
+        assert!(self.client.connected && !late && !lost, "a command without a lease: {command:?}");
         match command {
             BrokerCommand::Close => self.broker.closing = true,
             BrokerCommand::Declare { token, .. } => self.broker.pending.push_back(Pending::Declare(token)),
@@ -729,6 +766,10 @@ impl Stage {
                 }
                 self.broker.published.push_back(Published { mandatory, message_id, number, token });
                 assert!(self.broker.published.len() <= self.config.unconfirmed_messages_max, "too many unconfirmed");
+            }
+            BrokerCommand::Restore { side, .. } => {
+                assert!(!self.broker.gone && !self.broker.has_lost(side), "{side:?} is asked for at the wrong time");
+                self.broker.lost.push(side);
             }
             BrokerCommand::Settle { tag, outcome } => {
                 assert!(self.deliveries.open.remove(&tag), "{tag:?} settled twice, or never delivered");
@@ -806,8 +847,8 @@ impl Stage {
             self.input(Input::Flushed);
             if self.broker.login {
                 self.answer_login(3);
-            } else if self.broker.lost {
-                self.answer_resume(255);
+            } else if !self.broker.lost.is_empty() {
+                self.answer_restore(255);
             } else if !self.broker.pending.is_empty() {
                 self.answer_command(1);
             } else if !self.broker.published.is_empty() {

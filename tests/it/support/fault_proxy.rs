@@ -11,6 +11,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+/// Of what a connection says when it begins.
+const INTRODUCTION_BYTES: usize = 4096;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Forward,
@@ -41,6 +44,8 @@ struct Trap {
 
 struct State {
     accepted: AtomicUsize,
+    /// What connections say when they begin that are cut.
+    banned: watch::Sender<Option<Vec<u8>>>,
     cuts: watch::Sender<usize>,
     garble: Mutex<Option<(Direction, Vec<u8>)>>,
     live: AtomicUsize,
@@ -61,6 +66,7 @@ impl FaultProxy {
         let port = listener.local_addr().expect("it is bound").port();
         let state = Arc::new(State {
             accepted: AtomicUsize::new(0),
+            banned: watch::Sender::new(None),
             cuts: watch::Sender::new(0),
             garble: Mutex::new(None),
             live: AtomicUsize::new(0),
@@ -98,6 +104,11 @@ impl FaultProxy {
         self.state.mode.send_replace(mode);
     }
 
+    /// From now on, connections that say this when they begin, such as their name, are cut; none: no more.
+    pub fn ban(&self, introduction: Option<&str>) {
+        self.state.banned.send_replace(introduction.map(|text| text.as_bytes().to_vec()));
+    }
+
     /// Closes all connections that exist.
     pub fn cut(&self) {
         self.state.cuts.send_modify(|cuts| *cuts += 1);
@@ -131,16 +142,34 @@ async fn connection(client: TcpStream, target: u16, state: Arc<State>) {
     let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await else { return };
     state.live.fetch_add(1, Ordering::Relaxed);
     let (client, server) = (client.into_split(), server.into_split());
+    let introduction = watch::Sender::new(Vec::new());
     tokio::select! {
-        () = pass(client.0, server.1, Direction::ToServer, &state) => {}
-        () = pass(server.0, client.1, Direction::FromServer, &state) => {}
+        () = pass(client.0, server.1, Direction::ToServer, &state, &introduction) => {}
+        () = pass(server.0, client.1, Direction::FromServer, &state, &introduction) => {}
         _ = cuts.changed() => {}
+        () = banned(&state, &introduction) => {}
     }
     state.live.fetch_sub(1, Ordering::Relaxed);
 }
 
+/// When the connection is one of those that are banned.
+async fn banned(state: &State, introduction: &watch::Sender<Vec<u8>>) {
+    let mut banned = state.banned.subscribe();
+    while !state.bans(&introduction.borrow()) {
+        if banned.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Until one side closes, which closes the other: half-closed connections are no part of AMQP.
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direction, state: &State) {
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    direction: Direction,
+    state: &State,
+    introduction: &watch::Sender<Vec<u8>>,
+) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let bytes = match from.read(&mut buffer).await {
@@ -151,6 +180,12 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direct
             }
             Ok(bytes) => &buffer[..bytes],
         };
+        if direction == Direction::ToServer && introduction.borrow().len() < INTRODUCTION_BYTES {
+            introduction.send_modify(|said| said.extend_from_slice(bytes));
+            if state.bans(&introduction.borrow()) {
+                return;
+            }
+        }
         let mode = *state.mode.borrow();
         match mode {
             mode if mode.swallows(direction) => continue,
@@ -180,6 +215,11 @@ impl Mode {
 }
 
 impl State {
+    fn bans(&self, introduction: &[u8]) -> bool {
+        let banned = self.banned.borrow();
+        banned.as_ref().is_some_and(|banned| introduction.windows(banned.len()).any(|window| window == banned))
+    }
+
     /// After how many of these bytes their connection is to be cut; then never again.
     fn cuts_within(&self, direction: Direction, bytes: &[u8]) -> Option<usize> {
         let mut trap = self.trap.lock().unwrap();

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use stomp_relay::broker::{Broker, BrokerConfig, Channel, ClientLabel, Encryption, Node};
 use stomp_relay::session::amqp::{Properties, ShortText};
 use stomp_relay::session::command::{
-    BrokerCommand, Credentials, DeliveryTag, Outgoing, Publish, PublishToken, Settlement, Sharing, Subscribe,
+    BrokerCommand, Credentials, DeliveryTag, Outgoing, Publish, PublishToken, Settlement, Sharing, Side, Subscribe,
     SubscribedQueue, SubscriptionKey,
 };
-use stomp_relay::session::event::{BrokerEvent, Delivery};
+use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Delivery, LoginFailure};
 
 pub fn text(text: &str) -> ShortText {
     ShortText::new(text).expect("short")
@@ -93,6 +93,15 @@ pub async fn subscribed(channel: &mut Channel, key: u64, queue: &str, prefetch: 
 
 pub fn tag(delivery: &Delivery) -> DeliveryTag {
     delivery.tag.expect("an own consumer's deliveries have tags")
+}
+
+/// Asks for a side of the lease once more.
+pub async fn restored(channel: &mut Channel, side: Side, attempt: u32) -> Result<BrokerInfo, LoginFailure> {
+    channel.execute(BrokerCommand::Restore { side, attempt });
+    match next(channel).await {
+        BrokerEvent::Restored { side: answered, result } if answered == side => result,
+        other => panic!("unexpected {other:?}"),
+    }
 }
 
 pub fn settle(channel: &mut Channel, tag: DeliveryTag, outcome: Settlement) {
