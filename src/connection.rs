@@ -478,7 +478,7 @@ impl Connection {
 
     /// Nothing that is still said to a client that is gone takes room.
     fn has_room(&self) -> bool {
-        self.socket_failed || self.socket.queued_bytes() < self.config.write_buffer_bytes_max
+        self.socket_failed || self.socket.retained_bytes() < self.config.write_buffer_bytes_max
     }
 
     fn input(&mut self, now: Instant, input: Input) -> Option<Close> {

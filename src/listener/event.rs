@@ -7,11 +7,11 @@ use bytes::Bytes;
 /// Something the peer did.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Incoming {
-    /// A ping, which is answered by itself: the peer lives.
+    /// A ping, which is answered by itself, or a part of a frame: the peer lives.
     Activity,
     /// The peer closed: its code, or None if it gave none or just went away. Nothing comes after it.
     Closed { code: Option<u16> },
-    /// One message, text or binary, complete. Mostly a slice of a read buffer that is larger: copy what is kept long.
+    /// What messages brought, text or binary, as far as it has come: a part of one, or several. In an allocation of its own.
     Data(Bytes),
     /// A pong: the peer lives, and most likely answers the last ping.
     Pong,

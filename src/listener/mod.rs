@@ -13,6 +13,7 @@ mod gate;
 mod handshake;
 mod host;
 mod http;
+mod incoming;
 mod origin;
 mod outgoing;
 mod pages;

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 /// Encoded bytes above which no further message is encoded: one write to the socket takes about this much.
 const WRITE_BATCH: usize = 16 * 1024;
@@ -19,15 +19,16 @@ const KEPT_CAPACITY: usize = 4 * 1024;
 /// and never reads costs no more than this.
 const PONGS_MAX: usize = 4 * 1024;
 
-/// First byte of an unfragmented pong frame (RFC 6455 section 5.2).
-const PONG: u8 = 0x8a;
+/// What a message takes beside its payload and its place in the queue: the room that its encoder left, the allocations behind
+/// it and what the allocator adds.
+const MESSAGE_BYTES: usize = 128;
 
 /// Bytes waiting for one socket.
 #[derive(Default)]
 pub(super) struct Outgoing {
     messages: VecDeque<(Data, Bytes)>,
     message_bytes: usize,
-    /// Whole control frames that the protocol machine made: pongs, then at most one close.
+    /// Whole control frames, encoded: pongs, then at most one close.
     control: Vec<u8>,
     ping: bool,
     /// Encoded; the frame in front may be partly written.
@@ -48,11 +49,13 @@ impl Outgoing {
     }
 
     /// Adds one whole control frame ahead of the waiting messages.
-    pub(super) fn push_control(&mut self, frame: &[u8]) {
-        if frame.first() == Some(&PONG) && self.control.len() + frame.len() > PONGS_MAX {
+    pub(super) fn push_control(&mut self, frame: Frame) {
+        let is_pong = frame.header().opcode == OpCode::Control(Control::Pong);
+        if is_pong && self.control.len() + frame.len() > PONGS_MAX {
             self.control.clear();
         }
-        self.control.extend_from_slice(frame);
+        // Writing to memory cannot fail.
+        let _ = frame.format(&mut self.control);
     }
 
     /// Forgets the messages that were not yet encoded: after the peer's close frame it would not look at them.
@@ -64,6 +67,16 @@ impl Outgoing {
     /// Payload bytes not yet encoded plus encoded bytes not yet written.
     pub(super) fn bytes(&self) -> usize {
         self.message_bytes + self.control.len() + self.encoded.len()
+    }
+
+    /// What it holds on the heap: a short message takes several times its payload.
+    pub(super) fn retained_bytes(&self) -> usize {
+        let places = self.messages.capacity() * size_of::<(Data, Bytes)>();
+        self.message_bytes
+            + self.messages.len() * MESSAGE_BYTES
+            + places
+            + self.control.capacity()
+            + self.encoded.capacity()
     }
 
     /// Bytes that the operating system has taken since the beginning.
@@ -141,7 +154,7 @@ mod tests {
         out.written(2);
         out.push(Data::Binary, Bytes::from_static(b"two"));
         out.push_ping();
-        out.push_control(b"\x8a\x00");
+        out.push_control(Frame::pong(Bytes::new()));
         assert_eq!(out.next_bytes(Messages::Held), b"one\x8a\x00\x89\x00");
         assert_eq!(out.next_bytes(Messages::Encoded), b"one\x8a\x00\x89\x00\x82\x03two");
         let all = out.bytes();
@@ -166,6 +179,7 @@ mod tests {
         }
         assert_eq!(written, 100 * 1004);
         assert_eq!(out.bytes(), 0);
+        assert!(out.retained_bytes() <= 2 * KEPT_CAPACITY);
         assert!(out.encoded.capacity() <= KEPT_CAPACITY && out.messages.capacity() <= KEPT_CAPACITY);
     }
 
@@ -173,9 +187,7 @@ mod tests {
     fn unsent_pongs_are_bounded_and_the_newest_stays() {
         let mut out = Outgoing::default();
         for count in 0..10_000u32 {
-            let mut pong = vec![PONG, 4];
-            pong.extend_from_slice(&count.to_be_bytes());
-            out.push_control(&pong);
+            out.push_control(Frame::pong(count.to_be_bytes().to_vec()));
             assert!(out.bytes() <= PONGS_MAX);
         }
         assert!(out.next_bytes(Messages::Held).ends_with(&9_999u32.to_be_bytes()));

@@ -1,9 +1,11 @@
 //! One client's WebSocket (RFC 6455): messages in, messages out, both at once, and an orderly close.
 //!
-//! Framing, masking, fragments, UTF-8 and the close state are tungstenite's; it is driven directly rather than through
-//! its stream and sink, because the size limit must change after login, and because what waits to be written must be
-//! countable. Knows nothing of STOMP: one queued frame is one message.
+//! Frames are read by [`incoming`](super::incoming) and written by [`outgoing`](super::outgoing), in tungstenite's format.
+//! Neither its stream nor its protocol machine is used: what waits to be written must be countable, and an unfinished message
+//! must not be kept here beside what its reader keeps. Knows nothing of STOMP: one queued frame is one message, and messages
+//! come as they arrive, in pieces or several at once.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -11,25 +13,27 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::coop;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data};
-use tokio_tungstenite::tungstenite::protocol::{self, CloseFrame, Role, WebSocketContext};
-use tokio_tungstenite::tungstenite::{Error as ProtocolFailure, Message};
 
 use super::event::{DriveError, Event, Incoming, ReceiveError, SendError};
+use super::incoming::{ControlFrame, FrameReader};
 use super::outgoing::{Messages, Outgoing};
 use super::stream::Stream;
 use crate::patience;
 
-/// Bytes read from the socket at once. The buffer is touched in full by the first read of each session, so it decides
-/// the memory of an idle one; small messages are no slower with it than with a larger one.
-const READ_BUFFER: usize = 1024;
+/// Bytes read from the socket at once.
+const READ_BYTES: usize = 16 * 1024;
 
-/// Room for control frames inside the protocol machine; they leave it at once.
-const CONTROL_BUFFER: usize = 1024;
+thread_local! {
+    /// What is read from any client's socket passes here within one call, so that no client has a buffer of its own.
+    static ARRIVING: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+}
 
 /// Longest reason of a close frame: a control frame's 125 bytes less the code (RFC 6455 section 5.5).
 const CLOSE_REASON_MAX: usize = 123;
@@ -80,8 +84,13 @@ enum Receiving {
 /// A client's WebSocket. Dropping it cuts the connection; [`WebSocket::close`] ends it in order.
 pub struct WebSocket {
     stream: Stream,
-    protocol: WebSocketContext,
+    arrived: Arrived,
+    /// We have said goodbye: pings and the peer's own goodbye are not answered.
+    close_sent: bool,
+    frames: FrameReader,
     outgoing: Outgoing,
+    /// Bytes that came behind the request head, before anything is read from the stream.
+    read_ahead: Vec<u8>,
     opcode: Opcode,
     read: u64,
     receiving: Receiving,
@@ -110,16 +119,13 @@ enum Reported {
 impl WebSocket {
     /// Takes over a stream after the 101 answer; `read_ahead` was read behind the request head.
     pub(super) fn new(stream: Stream, read_ahead: &[u8], config: WebSocketConfig) -> Self {
-        let limits = protocol::WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(0)
-            .max_write_buffer_size(CONTROL_BUFFER)
-            .max_message_size(Some(config.message_bytes_max))
-            .max_frame_size(Some(config.message_bytes_max));
         WebSocket {
             stream,
-            protocol: WebSocketContext::from_partially_read(read_ahead.to_vec(), Role::Server, Some(limits)),
+            arrived: Arrived::default(),
+            close_sent: false,
+            frames: FrameReader::new(config.message_bytes_max),
             outgoing: Outgoing::default(),
+            read_ahead: read_ahead.to_vec(),
             opcode: config.opcode,
             read: 0,
             receiving: Receiving::Open,
@@ -131,16 +137,13 @@ impl WebSocket {
 
     /// Changes the largest message accepted from now on, in bytes: small before login, larger after it.
     pub fn set_message_bytes_max(&mut self, bytes: usize) {
-        self.protocol.set_config(|limits| {
-            limits.max_message_size = Some(bytes);
-            limits.max_frame_size = Some(bytes);
-        });
+        self.frames.set_message_bytes_max(bytes);
     }
 
     /// Queues one STOMP frame (or heart-beat) as one message. Only buffers: the caller bounds [`Self::queued_bytes`].
     /// After the peer's close it is ignored.
     pub fn queue(&mut self, frame: Bytes) {
-        if self.receiving == Receiving::Closed {
+        if self.receiving == Receiving::Closed || self.close_sent {
             return;
         }
         let opcode = match self.opcode {
@@ -164,7 +167,7 @@ impl WebSocket {
 
     /// What is kept for this WebSocket beside its own few KiB.
     pub fn retained_bytes(&self) -> usize {
-        self.outgoing.bytes()
+        self.outgoing.retained_bytes() + self.arrived.data.len() + self.read_ahead.capacity()
     }
 
     /// Forgets the queued messages that were not begun.
@@ -226,11 +229,11 @@ impl WebSocket {
 
     async fn finish(&mut self, code: u16, reason: &str) -> io::Result<()> {
         self.discard_until(WriteDone::Enough).await?;
-        if self.receiving != Receiving::Closed {
+        if self.receiving != Receiving::Closed && !self.close_sent {
             let reason = cut(reason, CLOSE_REASON_MAX);
             let frame = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
-            // Fails only if the connection was terminated, which `receiving` excludes.
-            let _ = self.protocol.close(&mut ControlSink(&mut self.outgoing), Some(frame));
+            self.outgoing.push_control(Frame::close(Some(frame)));
+            self.close_sent = true;
         }
         self.discard_until(WriteDone::Enough).await?;
         if self.receiving == Receiving::Open {
@@ -326,27 +329,90 @@ impl WebSocket {
         if self.receiving != Receiving::Open {
             return Poll::Ready(Ok(Incoming::Closed { code: None }));
         }
-        let mut duplex =
-            Duplex { stream: &mut self.stream, cx, read: &mut self.read, control: ControlSink(&mut self.outgoing) };
-        let result = match self.protocol.read(&mut duplex) {
-            Ok(Message::Text(text)) => Ok(Incoming::Data(text.into())),
-            Ok(Message::Binary(bytes)) => Ok(Incoming::Data(bytes)),
-            Ok(Message::Close(frame)) => {
-                self.peer_closed();
-                // Queues the answering close frame; "closed" is then its only possible result.
-                let _ = self.protocol.flush(&mut ControlSink(&mut self.outgoing));
-                Ok(Incoming::Closed { code: frame.map(|frame| frame.code.into()) })
+        loop {
+            if let Some(result) = self.arrived.next() {
+                return Poll::Ready(self.told(result));
             }
-            Ok(Message::Pong(_)) => Ok(Incoming::Pong),
-            Ok(Message::Ping(_) | Message::Frame(_)) => {
-                // Queues the pong that a ping asks for; into memory, so it cannot fail.
-                let _ = self.protocol.flush(&mut ControlSink(&mut self.outgoing));
-                Ok(Incoming::Activity)
+            let read = ARRIVING.with_borrow_mut(|arriving| self.poll_read(cx, arriving));
+            match std::task::ready!(read) {
+                Ok(()) => {}
+                Err(error) => return Poll::Ready(self.read_failure(&error)),
             }
-            Err(ProtocolFailure::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-            Err(error) => self.receive_failure(error),
+        }
+    }
+
+    /// Reads once, and takes note of all that has come.
+    fn poll_read(&mut self, cx: &mut Context<'_>, arriving: &mut [u8]) -> Poll<io::Result<()>> {
+        if !self.read_ahead.is_empty() {
+            let mut bytes = std::mem::take(&mut self.read_ahead);
+            self.take(&mut bytes);
+            return Poll::Ready(Ok(()));
+        }
+        let mut buffer = ReadBuf::new(arriving);
+        std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+        let bytes = buffer.filled_mut();
+        if bytes.is_empty() {
+            self.arrived.end = Some(Ok(None));
+            return Poll::Ready(Ok(()));
+        }
+        self.read += bytes.len() as u64;
+        self.take(bytes);
+        Poll::Ready(Ok(()))
+    }
+
+    fn take(&mut self, mut bytes: &mut [u8]) {
+        self.arrived.something = true;
+        let mut data = BytesMut::new();
+        while !bytes.is_empty() && self.arrived.end.is_none() {
+            match self.frames.read(bytes, &mut data) {
+                Ok((taken, control)) => {
+                    bytes = &mut bytes[taken..];
+                    match control {
+                        None => {}
+                        Some(ControlFrame::Close(payload)) => self.arrived.end = Some(self.take_close(&payload)),
+                        Some(ControlFrame::Ping(payload)) if !self.close_sent => {
+                            self.outgoing.push_control(Frame::pong(payload));
+                        }
+                        Some(ControlFrame::Ping(_)) => {}
+                        Some(ControlFrame::Pong) => self.arrived.pong = true,
+                    }
+                }
+                Err(error) => self.arrived.end = Some(Err(error)),
+            }
+        }
+        self.arrived.data = data.freeze();
+    }
+
+    /// The peer's goodbye, which is answered in kind (RFC 6455 section 5.5.1), and its code.
+    fn take_close(&mut self, payload: &[u8]) -> Result<Option<u16>, ReceiveError> {
+        let frame = match payload {
+            [] => None,
+            [_] => return Err(ReceiveError::Protocol(ProtocolError::InvalidCloseSequence.to_string())),
+            [high, low, reason @ ..] => {
+                let code = CloseCode::from(u16::from_be_bytes([*high, *low]));
+                let reason = std::str::from_utf8(reason).map_err(|_| ReceiveError::NotUtf8)?;
+                Some(match code.is_allowed() {
+                    true => CloseFrame { code, reason: reason.into() },
+                    false => CloseFrame { code: CloseCode::Protocol, reason: "Protocol violation".into() },
+                })
+            }
         };
-        Poll::Ready(result)
+        let code = frame.as_ref().map(|frame| frame.code.into());
+        self.outgoing.drop_messages();
+        if !std::mem::replace(&mut self.close_sent, true) {
+            self.outgoing.push_control(Frame::close(frame));
+        }
+        Ok(code)
+    }
+
+    /// Follows what is told to the driver.
+    fn told(&mut self, result: Result<Incoming, ReceiveError>) -> Result<Incoming, ReceiveError> {
+        match &result {
+            Ok(Incoming::Closed { .. }) => self.peer_closed(),
+            Err(_) => self.receiving = Receiving::Failed,
+            Ok(_) => {}
+        }
+        result
     }
 
     fn peer_closed(&mut self) {
@@ -354,27 +420,41 @@ impl WebSocket {
         self.outgoing.drop_messages();
     }
 
-    fn receive_failure(&mut self, error: ProtocolFailure) -> Result<Incoming, ReceiveError> {
+    fn read_failure(&mut self, error: &io::Error) -> Result<Incoming, ReceiveError> {
+        // The end of the stream without TLS's own goodbye.
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            self.peer_closed();
+            return Ok(Incoming::Closed { code: None });
+        }
         self.receiving = Receiving::Failed;
-        match error {
-            ProtocolFailure::ConnectionClosed
-            | ProtocolFailure::AlreadyClosed
-            | ProtocolFailure::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-                self.peer_closed();
-                Ok(Incoming::Closed { code: None })
-            }
-            // The end of the stream without TLS's own goodbye.
-            ProtocolFailure::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                self.peer_closed();
-                Ok(Incoming::Closed { code: None })
-            }
-            ProtocolFailure::Io(error) => Err(ReceiveError::Io(error.to_string())),
-            ProtocolFailure::Capacity(_) => {
-                let max = self.protocol.get_config().max_message_size.unwrap_or(usize::MAX);
-                Err(ReceiveError::TooBig { max })
-            }
-            ProtocolFailure::Utf8(_) => Err(ReceiveError::NotUtf8),
-            error => Err(ReceiveError::Protocol(error.to_string())),
+        Err(ReceiveError::Io(error.to_string()))
+    }
+}
+
+/// What one read from the socket brought and the driver has not been told.
+#[derive(Default)]
+struct Arrived {
+    data: Bytes,
+    /// The peer's goodbye or the end of the stream, with the code; or why nothing more can be read.
+    end: Option<Result<Option<u16>, ReceiveError>>,
+    pong: bool,
+    /// Anything at all: the peer lives.
+    something: bool,
+}
+
+impl Arrived {
+    /// What to tell next: what was sent before an end comes before it.
+    fn next(&mut self) -> Option<Result<Incoming, ReceiveError>> {
+        let something = std::mem::take(&mut self.something);
+        if !self.data.is_empty() {
+            return Some(Ok(Incoming::Data(std::mem::take(&mut self.data))));
+        }
+        if std::mem::take(&mut self.pong) {
+            return Some(Ok(Incoming::Pong));
+        }
+        match self.end.take() {
+            Some(end) => Some(end.map(|code| Incoming::Closed { code })),
+            None => something.then_some(Ok(Incoming::Activity)),
         }
     }
 }
@@ -395,59 +475,6 @@ fn cut(text: &str, max: usize) -> &str {
         end -= 1;
     }
     &text[..end]
-}
-
-/// The stream as the protocol machine sees it for the time of one call: reads come from the socket and never block,
-/// the control frames that it writes by itself are queued.
-struct Duplex<'a, 'b> {
-    stream: &'a mut Stream,
-    cx: &'a mut Context<'b>,
-    read: &'a mut u64,
-    control: ControlSink<'a>,
-}
-
-impl io::Read for Duplex<'_, '_> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let mut buffer = ReadBuf::new(bytes);
-        match Pin::new(&mut *self.stream).poll_read(self.cx, &mut buffer) {
-            Poll::Ready(Ok(())) => {
-                *self.read += buffer.filled().len() as u64;
-                Ok(buffer.filled().len())
-            }
-            Poll::Ready(Err(error)) => Err(error),
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-        }
-    }
-}
-
-impl io::Write for Duplex<'_, '_> {
-    fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
-        self.control.write(frame)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Takes the control frames of the protocol machine, which come one whole frame per write (its own buffer is off).
-struct ControlSink<'a>(&'a mut Outgoing);
-
-impl io::Read for ControlSink<'_> {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
-    }
-}
-
-impl io::Write for ControlSink<'_> {
-    fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
-        self.0.push_control(frame);
-        Ok(frame.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ async fn wss_works_with_tls_1_2_and_1_3() {
         let (websocket, opened) = server.opened().await;
         assert_eq!(opened.security, Security::Tls);
         let echo = tokio::spawn(echo(websocket));
-        for message in [Message::text("hello"), Message::binary(vec![0xff; 1000]), Message::text("")] {
+        for message in [Message::text("hello"), Message::binary(vec![0xff; 1000])] {
             within("send", client.send(message.clone())).await.unwrap();
             let answer = within("echo", client.next()).await.unwrap().unwrap();
             assert_eq!(answer, message);

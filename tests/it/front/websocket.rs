@@ -18,31 +18,62 @@ async fn receive(websocket: &mut WebSocket) -> Result<Incoming, DriveError> {
     within("something incoming", websocket.recv()).await
 }
 
-fn data(bytes: &[u8]) -> Result<Incoming, DriveError> {
-    Ok(Incoming::Data(bytes.to_vec().into()))
+/// Collects that many bytes of messages, or more; they come in pieces.
+async fn collect(websocket: &mut WebSocket, bytes: usize) -> Result<Vec<u8>, DriveError> {
+    let mut data = Vec::new();
+    while data.len() < bytes {
+        match receive(websocket).await? {
+            Incoming::Data(piece) => data.extend_from_slice(&piece),
+            Incoming::Activity => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    Ok(data)
+}
+
+/// The error behind whatever comes before it.
+async fn failure(websocket: &mut WebSocket) -> ReceiveError {
+    match collect(websocket, usize::MAX).await {
+        Err(DriveError::Receive(error)) => error,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]
-async fn messages_arrive_whole_however_they_are_cut() {
+async fn messages_arrive_complete_however_they_are_cut() {
     let mut server = Server::start(config());
     let (mut client, mut websocket) = server.pair().await;
     client.send(frame(FIN | TEXT, "SEND\ngrüß".as_bytes())).await;
-    assert_eq!(receive(&mut websocket).await, data("SEND\ngrüß".as_bytes()));
+    assert_eq!(collect(&mut websocket, 11).await.unwrap(), "SEND\ngrüß".as_bytes());
     // A character cut between fragments, with a ping in between.
     client.send(frame(TEXT, b"gr\xc3")).await;
     client.send(frame(FIN | PING, b"?")).await;
     client.send(frame(CONTINUE, b"\xbc")).await;
     client.send(frame(FIN | CONTINUE, b"n")).await;
-    assert_eq!(receive(&mut websocket).await, Ok(Incoming::Activity));
-    assert_eq!(receive(&mut websocket).await, data("grün".as_bytes()));
+    assert_eq!(collect(&mut websocket, 5).await.unwrap(), "grün".as_bytes());
     client.send(frame(FIN | BINARY, b"")).await;
-    assert_eq!(receive(&mut websocket).await, data(b""));
+    assert_eq!(receive(&mut websocket).await, Ok(Incoming::Activity));
     // Byte by byte.
     for byte in frame(FIN | BINARY, &[0xff; 300]) {
         client.send([byte]).await;
     }
-    assert_eq!(receive(&mut websocket).await, data(&[0xff; 300]));
+    assert_eq!(collect(&mut websocket, 300).await.unwrap(), [0xff; 300]);
     assert_eq!(client.frame().await, Frame { opcode: PONG, payload: b"?".to_vec() });
+}
+
+#[tokio::test]
+async fn an_unfinished_message_is_handed_over_and_not_kept() {
+    let mut server = Server::start(config());
+    let (mut client, mut websocket) = server.pair().await;
+    websocket.set_message_bytes_max(1 << 20);
+    client.send(frame_head(FIN | BINARY, 1 << 20)).await;
+    let sending = tokio::spawn(async move {
+        client.send(vec![0; 4 + 500_000]).await;
+        client
+    });
+    assert_eq!(collect(&mut websocket, 500_000).await.unwrap(), vec![0; 500_000]);
+    drop(sending.await.unwrap());
+    assert_eq!(websocket.retained_bytes(), 0);
 }
 
 #[tokio::test]
@@ -55,9 +86,9 @@ async fn a_message_of_the_limit_passes_and_one_byte_more_closes_with_1009() {
             _ => [frame(BINARY, &vec![7; size - 10]), frame(FIN | CONTINUE, &[7; 10])].concat(),
         };
         client.send(send(MESSAGE_MAX)).await;
-        assert_eq!(receive(&mut websocket).await, data(&[7; MESSAGE_MAX]));
+        assert_eq!(collect(&mut websocket, MESSAGE_MAX).await.unwrap(), [7; MESSAGE_MAX]);
         client.send(send(MESSAGE_MAX + 1)).await;
-        let Err(DriveError::Receive(error)) = receive(&mut websocket).await else { panic!("too big was accepted") };
+        let error = failure(&mut websocket).await;
         assert_eq!(error, ReceiveError::TooBig { max: MESSAGE_MAX });
         let close = tokio::spawn(websocket.close(error.close_code().unwrap(), "too big", DEADLINE));
         assert_eq!(client.frame().await.close_code(), 1009);
@@ -73,7 +104,7 @@ async fn an_announced_length_over_the_limit_is_refused_at_its_head() {
     // No byte of the message follows.
     client.send(frame_head(FIN | BINARY, MESSAGE_MAX + 1)).await;
     client.send([0; 4]).await;
-    assert_eq!(receive(&mut websocket).await, Err(ReceiveError::TooBig { max: MESSAGE_MAX }.into()));
+    assert_eq!(failure(&mut websocket).await, ReceiveError::TooBig { max: MESSAGE_MAX });
 }
 
 #[tokio::test]
@@ -82,9 +113,9 @@ async fn the_limit_can_be_raised_after_login() {
     let (mut client, mut websocket) = server.pair().await;
     websocket.set_message_bytes_max(100_000);
     client.send(frame(FIN | BINARY, &[1; 100_000])).await;
-    assert_eq!(receive(&mut websocket).await, data(&[1; 100_000]));
+    assert_eq!(collect(&mut websocket, 100_000).await.unwrap(), [1; 100_000]);
     client.send(frame(FIN | BINARY, &[1; 100_001])).await;
-    assert_eq!(receive(&mut websocket).await, Err(ReceiveError::TooBig { max: 100_000 }.into()));
+    assert_eq!(failure(&mut websocket).await, ReceiveError::TooBig { max: 100_000 });
 }
 
 #[tokio::test]
@@ -96,7 +127,7 @@ async fn the_close_frame_reaches_a_peer_that_is_still_sending() {
         let sent = client.try_send(&frame(FIN | BINARY, &vec![0; 8 << 20])).await;
         (client, sent)
     });
-    let Err(DriveError::Receive(error)) = receive(&mut websocket).await else { panic!("too big was accepted") };
+    let error = failure(&mut websocket).await;
     let close = tokio::spawn(websocket.close(error.close_code().unwrap(), "", DEADLINE));
     let (mut client, sent) = within("send all", sending).await.unwrap();
     sent.expect("no reset while the close frame is on its way");
@@ -122,7 +153,7 @@ async fn violations_are_named() {
     for (bytes, code) in cases {
         let (mut client, mut websocket) = server.pair().await;
         client.send(&bytes).await;
-        let Err(DriveError::Receive(error)) = receive(&mut websocket).await else { panic!("accepted {bytes:?}") };
+        let error = failure(&mut websocket).await;
         assert_eq!(error.close_code(), Some(code), "{bytes:?}: {error}");
         let close = tokio::spawn(websocket.close(code, "", DEADLINE));
         assert_eq!(client.frame().await.close_code(), code);
@@ -182,17 +213,7 @@ async fn a_peer_that_does_not_read_is_still_read_from_and_loses_nothing() {
     assert!(within_a_moment(&mut websocket).await, "20 MB were taken by a peer that reads nothing");
     for _ in 0..1000 {
         client.send([frame(FIN | TEXT, b"hello"), frame(FIN | PING, &[0; 100])].concat()).await;
-        let mut got = 0;
-        while got < 2 {
-            match within("reading", websocket.drive(Read::Yes, Write::Yes)).await.unwrap() {
-                Event::Incoming(Incoming::Data(bytes)) => {
-                    assert_eq!(&bytes[..], b"hello");
-                    got += 1;
-                }
-                Event::Incoming(Incoming::Activity) => got += 1,
-                event => panic!("{event:?}"),
-            }
-        }
+        assert_eq!(collect(&mut websocket, 5).await.unwrap(), b"hello");
     }
     let queued = websocket.queued_bytes();
     assert!(queued < MESSAGES * 1000 + 64 * 1024, "unsent pongs pile up: {queued} bytes");
@@ -241,9 +262,10 @@ async fn cancelled_drives_lose_and_repeat_nothing() {
     let mut server = Server::start(config());
     let (mut client, mut websocket) = server.pair().await;
     let driver = tokio::spawn(async move {
-        let mut received = 0;
+        let expected = (0..MESSAGES).map(|count| count.to_string()).collect::<String>();
+        let mut received = String::new();
         let mut queued = 0;
-        while received < MESSAGES || queued < MESSAGES || websocket.queued_bytes() > 0 {
+        while received.len() < expected.len() || queued < MESSAGES || websocket.queued_bytes() > 0 {
             if queued < MESSAGES {
                 websocket.queue(queued.to_string().repeat(50).into());
                 queued += 1;
@@ -252,13 +274,13 @@ async fn cancelled_drives_lose_and_repeat_nothing() {
                 biased;
                 event = websocket.drive(Read::Yes, Write::Yes) => {
                     if let Event::Incoming(Incoming::Data(bytes)) = event.unwrap() {
-                        assert_eq!(&bytes[..], received.to_string().as_bytes());
-                        received += 1;
+                        received.push_str(std::str::from_utf8(&bytes).unwrap());
                     }
                 }
                 () = tokio::task::yield_now() => {}
             }
         }
+        assert_eq!(received, expected);
         websocket
     });
     let sender = async {
@@ -278,16 +300,25 @@ async fn neither_direction_starves_the_other() {
     let mut server = Server::start(config());
     let (mut client, mut websocket) = server.pair().await;
     // Always something to read and always something to report as written.
-    client.send(frame(FIN | TEXT, b"x").repeat(1000)).await;
-    let (mut incoming, mut flushed) = (0, 0);
-    while incoming < 1000 {
+    websocket.set_message_bytes_max(1 << 20);
+    let sender = tokio::spawn(async move {
+        client.send(frame(FIN | TEXT, &[b'x'; 60_000]).repeat(100)).await;
+        client
+    });
+    let (mut incoming, mut flushed, mut bytes) = (0, 0, 0);
+    while bytes < 6_000_000 {
         websocket.queue("y".into());
         match within("an event", websocket.drive(Read::Yes, Write::Yes)).await.unwrap() {
-            Event::Incoming(_) => incoming += 1,
+            Event::Incoming(Incoming::Data(data)) => {
+                incoming += 1;
+                bytes += data.len();
+            }
+            Event::Incoming(other) => assert_eq!(other, Incoming::Activity),
             Event::Flushed => flushed += 1,
         }
     }
-    assert!(flushed >= 900, "{flushed}");
+    assert!(incoming >= 300 && flushed >= incoming * 9 / 10, "{flushed} of {incoming}");
+    drop(within("the sender", sender).await);
 }
 
 #[tokio::test]
@@ -359,6 +390,7 @@ async fn a_vanished_peer_is_closed_without_a_code() {
     let (mut websocket, _) = server.opened().await;
     within("send", socket.write_all(&frame(FIN | TEXT, b"half a message")[..9])).await.unwrap();
     within("shutdown", socket.shutdown()).await.unwrap();
+    assert_eq!(collect(&mut websocket, 3).await.unwrap(), b"hal");
     assert_eq!(receive(&mut websocket).await, Ok(Incoming::Closed { code: None }));
     drop(RawClient::new(socket));
 }
