@@ -10,13 +10,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::tls::Metered;
+
 /// One client's byte stream.
 pub(super) enum Stream {
     #[cfg(fuzzing)]
     Memory(tokio::io::DuplexStream),
     Plain(TcpStream),
     /// Boxed: the TLS state is about a kilobyte, and the stream is moved several times before it comes to rest.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Metered>>),
 }
 
 impl AsyncRead for Stream {

@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, info};
 
-use super::{Acceptor, ClientCertificate, NameSource};
+use super::{Acceptor, ClientCertificate, Metered, NameSource};
 use crate::patience;
 
 /// First byte of a TLS handshake record (RFC 8446 section 5.1).
@@ -26,6 +26,13 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Bytes of a refused peer that are read and thrown away for the same reason.
 const REFUSED_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of a handshake, of all its messages: a hello has two or three KiB, and what comes behind the handshake in the same
+/// read counts too. The library would take messages of 64 KiB.
+const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
+
+/// The same where clients show certificates, with those of their authorities.
+const CERTIFIED_HANDSHAKE_BYTES_MAX: usize = 32 << 10;
 
 /// Answer to plain HTTP on a TLS port.
 const PLAINTEXT_ANSWER: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
@@ -69,7 +76,7 @@ impl Handshake {
 
 /// A client whose handshake is done.
 pub(in crate::listener) struct Accepted {
-    pub(in crate::listener) stream: TlsStream<TcpStream>,
+    pub(in crate::listener) stream: TlsStream<Metered>,
     pub(in crate::listener) certificate: Option<ClientCertificate>,
 }
 
@@ -144,13 +151,21 @@ async fn shake_hands(
         Ok(_) => return Err((lost(&io::ErrorKind::UnexpectedEof.into()), None)),
         Err(error) => return Err((lost(&error), None)),
     }
-    match TlsAcceptor::from(config).accept(socket).into_fallible().await {
-        Ok(stream) => match certificate(&stream, name) {
-            Ok(certificate) => Ok(Accepted { stream, certificate }),
-            Err(reason) => Err((Failure { result: Handshake::BadClientCertificate, reason }, None)),
-        },
+    let bytes_max = if name.is_some() { CERTIFIED_HANDSHAKE_BYTES_MAX } else { HANDSHAKE_BYTES_MAX };
+    match TlsAcceptor::from(config).accept(Metered::new(socket, bytes_max)).into_fallible().await {
+        Ok(mut stream) => {
+            stream.get_mut().0.release();
+            match certificate(&stream, name) {
+                Ok(certificate) => Ok(Accepted { stream, certificate }),
+                Err(reason) => Err((Failure { result: Handshake::BadClientCertificate, reason }, None)),
+            }
+        }
         Err((error, socket)) => Err(match rustls_error(&error) {
-            Some(error) => (failure(error), Some(socket)),
+            Some(error) => (failure(error), Some(socket.into_inner())),
+            None if socket.is_used_up() => {
+                let reason = format!("the handshake takes more than {bytes_max} bytes");
+                (Failure { result: Handshake::Failed, reason }, Some(socket.into_inner()))
+            }
             None => (lost(&error), None),
         }),
     }
@@ -194,7 +209,7 @@ fn bad_certificate(error: &CertificateError) -> String {
 }
 
 /// What the verified certificate of the peer says; the handshake has checked that it says it.
-fn certificate(stream: &TlsStream<TcpStream>, name: Option<NameSource>) -> Result<Option<ClientCertificate>, String> {
+fn certificate(stream: &TlsStream<Metered>, name: Option<NameSource>) -> Result<Option<ClientCertificate>, String> {
     let shown: Option<&CertificateDer<'_>> = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     shown.zip(name).map(|(shown, name)| ClientCertificate::read(shown, name)).transpose()
 }

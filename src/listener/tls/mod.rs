@@ -8,6 +8,7 @@ mod certificates;
 mod client;
 mod handshake;
 mod material;
+mod metered;
 mod sparse;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub use self::client::{ClientAuth, ClientCertificate, Demand, NAME_BYTES_MAX, Na
 pub use self::handshake::Handshake;
 pub(super) use self::handshake::is_handshake;
 pub use self::material::{TlsError, exposure};
+pub(super) use self::metered::Metered;
 
 /// What TLS is served with. Files are named, not read.
 #[derive(Clone, Debug, PartialEq, Eq)]

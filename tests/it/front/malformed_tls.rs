@@ -32,6 +32,13 @@ fn record(kind: u8, body: &[u8]) -> Vec<u8> {
     [&[kind, 3, 1], &length[..], body].concat()
 }
 
+/// The first bytes of a hello that says to have 64,000, in records of 16,000.
+fn unfinished_hello(bytes: usize) -> Vec<u8> {
+    let length = 64_000_u32.to_be_bytes();
+    let hello = [&[1], &length[1..], &[3, 3], &vec![7; bytes]].concat();
+    hello.chunks(16_000).flat_map(|part| record(0x16, part)).collect()
+}
+
 #[tokio::test]
 async fn malformed_bytes_end_their_connection_only() {
     let front = Front::start(Setup { handshake_timeout: TIMEOUT, ..PLAIN });
@@ -56,6 +63,7 @@ async fn malformed_bytes_end_their_connection_only() {
         ("a record that is too long", [&[0x16, 3, 1, 0xff, 0xff][..], &[0; 70_000]].concat(), "failed"),
         ("a handshake of an unknown kind", record(0x16, &[99, 0, 0, 0]), "failed"),
         ("a server's hello", record(0x16, &[2, 0, 0, 2, 3, 3]), "failed"),
+        ("a hello of 60 KB, beyond all", unfinished_hello(60_000), "failed"),
         ("a hello without a body", record(0x16, &[1, 0, 0, 0]), "failed"),
         ("a hello that is cut", record(0x16, &[1, 0, 0, 10, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0]), "failed"),
         ("a hello with a length beyond all", record(0x16, &hello_of_any_length), "failed"),
@@ -75,7 +83,7 @@ async fn malformed_bytes_end_their_connection_only() {
         // The server may close before it has all.
         let _ = client.try_send(&bytes).await;
         let answer = client.rest().await;
-        // rustls says nothing to a message length that it will not wait for.
+        // Nothing is said to a message that will not be waited for.
         if result == "failed" && !what.ends_with("beyond all") {
             assert_eq!(answer.first(), Some(&0x15), "{what}: an alert, not {answer:?}");
         }
