@@ -87,8 +87,8 @@ impl Decoder {
         !matches!(self.stage, Stage::BetweenFrames | Stage::Failed(_))
     }
 
-    /// What the frame under way holds on the heap: at most a quarter more than what has come of its body, and one and a half
-    /// times its headers.
+    /// What the frame under way holds on the heap: at most a quarter more than what has come of its body, and room for the headers
+    /// that may come if many have.
     pub fn retained_bytes(&self) -> usize {
         self.body.capacity() + self.frame.headers.retained_bytes()
     }
@@ -231,6 +231,8 @@ impl Decoder {
         if self.frame.headers.len() >= self.limits.header_count_max {
             return Err(DecodeError::TooManyHeaders { limit: self.limits.header_count_max });
         }
+        let most = self.limits.header_bytes_max.min(self.limits.frame_bytes_max);
+        self.frame.headers.make_room_within(name, value, most);
         self.frame.headers.push(name, value);
         Ok(())
     }

@@ -6,6 +6,8 @@ use super::escape::count_escaped;
 
 /// Text to make room for with the first header; most frames need no more.
 const TEXT_BYTES_FIRST: usize = 512;
+/// Text of a peer from which on it gets much room.
+const LARGE_TEXT_BYTES: usize = 8 * 1024;
 /// Headers to make room for with the first header.
 const SPANS_FIRST: usize = 12;
 /// Behind a name and behind a value.
@@ -56,16 +58,25 @@ impl Headers {
         self.text.push('\n');
     }
 
+    /// Makes room for a header of this size, the text not to exceed `most` bytes. For the headers of a peer, which come one by one:
+    /// what they outgrow is lost to the heap's holes, so a text that is large already grows to about its end at once. Room that
+    /// is never written takes no memory.
+    pub(super) fn make_room_within(&mut self, name: &str, value: &str, most: usize) {
+        let bytes = name.len() + value.len() + SEPARATOR_BYTES;
+        let length = self.text.len();
+        if self.spans.is_empty() || self.text.capacity() - length >= bytes {
+            return;
+        }
+        let wanted = if length < LARGE_TEXT_BYTES { length / 2 } else { 3 * length };
+        self.text.reserve_exact(wanted.min(most.saturating_sub(length)).max(bytes));
+    }
+
     fn make_room(&mut self, bytes: usize) {
         if self.spans.is_empty() {
             self.spans.reserve(SPANS_FIRST);
             self.text.reserve(TEXT_BYTES_FIRST.max(bytes));
         } else {
-            let room = self.text.capacity() - self.text.len();
-            if room < bytes {
-                // Not doubled, since a long value is often the only one.
-                self.text.reserve_exact(bytes.max(self.text.len() / 2));
-            }
+            self.text.reserve(bytes);
         }
     }
 

@@ -2,6 +2,7 @@
 //! come later, the others work on.
 
 mod budget;
+mod stages;
 
 use crate::support::relay::Relay;
 use crate::support::stomp::{Client, Received};

@@ -11,7 +11,11 @@ use super::scratch::Scratch;
 
 pub struct RelayProcess {
     pub admin: String,
+    /// Of the authority that signed the certificate of `wss`.
+    pub ca: PathBuf,
     pub ws: String,
+    /// Empty without TLS.
+    pub wss: String,
     pub pid: u32,
     log: PathBuf,
     /// A shell that ends the relay when its standard input ends.
@@ -26,13 +30,34 @@ const KEEP: &str = "ulimit -n $0; exec 3<&0; \"$@\" <&- & pid=$!; echo \"pid $pi
 impl RelayProcess {
     /// `settings` is TOML that goes over the defaults; `descriptors_max` is the limit of open files.
     pub fn start(program: &str, brokers: &[String], settings: &str, descriptors_max: u32) -> RelayProcess {
+        RelayProcess::start_in(Scratch::new(), program, brokers, settings, descriptors_max, &[])
+    }
+
+    /// The same with a second listener, for `wss`.
+    pub fn start_with_tls(program: &str, brokers: &[String], settings: &str, descriptors_max: u32) -> RelayProcess {
         let folder = Scratch::new();
+        let certificate = stomp_relay::dev_cert::write(folder.folder(), stomp_relay::dev_cert::Existing::Keep)
+            .expect("a certificate can be made");
+        let path = |path: &PathBuf| path.to_str().expect("a scratch folder's name is text").to_owned();
+        let (cert, key) = (path(&certificate.cert), path(&certificate.key));
+        let more = ["--listen", "wss://127.0.0.1:0/ws", "--tls-cert", &cert, "--tls-key", &key];
+        RelayProcess::start_in(folder, program, brokers, settings, descriptors_max, &more)
+    }
+
+    fn start_in(
+        folder: Scratch,
+        program: &str,
+        brokers: &[String],
+        settings: &str,
+        descriptors_max: u32,
+        more: &[&str],
+    ) -> RelayProcess {
         let file = folder.write("stomp-relay.toml", settings);
         let log = folder.path("relay.log");
         let mut command = Command::new("sh");
         command.args(["-c", KEEP]).arg(descriptors_max.to_string()).arg(program);
         command.args(["serve", "--listen", "ws://127.0.0.1:0/ws", "--admin", "127.0.0.1:0", "--config"]).arg(file);
-        command.args(brokers.iter().flat_map(|broker| ["--broker", broker]));
+        command.args(more).args(brokers.iter().flat_map(|broker| ["--broker", broker]));
         command.env("STOMP_RELAY_DRAIN__DELAY", "0s").env("STOMP_RELAY_DRAIN__SPREAD", "0s");
         let stderr = std::fs::File::create(&log).expect("the scratch folder can be written");
         let mut shell =
@@ -46,9 +71,11 @@ impl RelayProcess {
         };
         let pid = next("pid ").parse().expect("a process id");
         let ws = next("listening on ");
+        let wss = if more.is_empty() { String::new() } else { next("listening on ") };
         let admin = next("broker ").rsplit(' ').next().expect("the admin address is last").to_owned();
         next("ready");
-        RelayProcess { admin, ws, log, pid, shell, _folder: folder }
+        let ca = folder.folder().join("ca.pem");
+        RelayProcess { admin, ca, ws, wss, log, pid, shell, _folder: folder }
     }
 
     /// Resident memory in bytes.
