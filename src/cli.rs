@@ -90,6 +90,9 @@ pub struct Check {
     /// Configuration in TOML.
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Take warnings for problems: exit with 78 if there are any.
+    #[arg(long)]
+    pub strict: bool,
     /// Ask no network. So far no check does.
     #[arg(long)]
     pub offline: bool,
@@ -127,6 +130,9 @@ pub struct Explain {
     /// Common name of the client's certificate.
     #[arg(long, value_name = "NAME")]
     pub certificate: Option<String>,
+    /// What the user proved its name by; without it a token if there are claims, else a password.
+    #[arg(long, value_name = "KIND", value_parser = ["password", "token", "certificate"])]
+    pub proof: Option<String>,
     /// Virtual host at RabbitMQ; without it the configured one.
     #[arg(long, value_name = "NAME")]
     pub vhost: Option<String>,

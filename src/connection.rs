@@ -329,7 +329,7 @@ impl Connection {
             LoggedIn { broker, identity: self.certified(identity) }
         });
         if let Ok(LoggedIn { identity, .. }) = &result
-            && let Err(limit) = self.place.take_user(&identity.user)
+            && let Err(limit) = self.place.take_user(&self.config.session.user_case.counted(&identity.user))
         {
             self.metrics.rejected(limit.label());
             return self.input(now, Input::NotAdmitted(limit));

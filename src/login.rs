@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{error, info};
 
 use crate::audit::{self, Subject};
 use crate::auth::{Admitted, Attempt, Authenticator, Limited, Links};
@@ -16,7 +16,7 @@ use crate::listener::Presented;
 use crate::metrics::Metrics;
 use crate::session::command::Credentials;
 use crate::session::event::LoginFailure;
-use crate::session::identity::Identity;
+use crate::session::identity::{Account, Identity};
 use crate::session::io::LoggedIn;
 use crate::session::proof::{CertificateName, Denial, Evidence, Proof, ProofFailure, Source, Token};
 
@@ -143,11 +143,22 @@ impl Logins {
     async fn judge(&self, virtual_host: &str, evidence: &Evidence) -> Login {
         let Logins { auth, broker, label, .. } = self;
         let Admitted { credentials, identity, links } = auth.admit(evidence, &label.0).await?;
-        let (lease, broker) = match links {
-            Links::Own => broker.login_apart(virtual_host, &credentials, label).await?,
-            Links::Shared => broker.login(virtual_host, &credentials, label).await?,
+        let leased = match links {
+            Links::Own => broker.login_apart(virtual_host, &credentials, label).await,
+            Links::Shared => broker.login(virtual_host, &credentials, label).await,
         };
-        Ok((lease, LoggedIn { broker, identity }))
+        match leased {
+            Ok((lease, broker)) => Ok((lease, LoggedIn { broker, identity })),
+            // Nothing that the client has shown is wrong.
+            Err(LoginFailure::AccessRefused) if identity.account == Account::Service => {
+                error!(
+                    login = credentials.login,
+                    "RabbitMQ refuses auth.service_login; nobody who works as it is let in"
+                );
+                Err(ProofFailure::Unavailable.into())
+            }
+            Err(failure) => Err(failure.into()),
+        }
     }
 
     /// To metrics and audit log.

@@ -12,6 +12,7 @@ use stomp_relay::dev_cert::{self, Existing};
 use stomp_relay::explain::{self, Question};
 use stomp_relay::server::{self, AtStart, Reload};
 use stomp_relay::session::identity::Identity;
+use stomp_relay::session::proof::ProofKind;
 use stomp_relay::session::rules::Operation;
 use stomp_relay::telemetry::Telemetry;
 
@@ -60,8 +61,14 @@ fn serve(arguments: &Serve) -> u8 {
 fn check(arguments: &Check) -> u8 {
     match load(Some(&arguments.config), &Overrides::default()) {
         Ok(config) => {
-            for warning in config.warnings() {
+            let warnings = config.warnings();
+            for warning in &warnings {
                 let _ = writeln!(std::io::stderr(), "{}: warning: {warning}", arguments.config.display());
+            }
+            if arguments.strict && !warnings.is_empty() {
+                let plural = if warnings.len() == 1 { "" } else { "s" };
+                let text = format!("{}: {} warning{plural}", arguments.config.display(), warnings.len());
+                return fail(cli::EXIT_BAD_CONFIGURATION, &text);
             }
             say(&format!("{}: ok", arguments.config.display()));
             say(&config.budget_text(machine::memory()));
@@ -128,6 +135,13 @@ fn asked(arguments: &Explain) -> Result<(Identity, Headers), String> {
         identity.user.clone_from(user);
     }
     identity.certificate_name.clone_from(&arguments.certificate);
+    if !identity.claims.is_empty() || arguments.token.is_some() {
+        identity.proof = ProofKind::Token;
+    }
+    if let Some(kind) = &arguments.proof {
+        identity.proof =
+            ProofKind::NAMES.iter().find(|(name, _)| name == kind).map_or(identity.proof, |(_, kind)| *kind);
+    }
     let pair = |text: &String| match text.split_once(':') {
         Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
         None => Err(format!("--header {text:?} is no header; write NAME:VALUE")),

@@ -3,7 +3,8 @@
 //! Only failures count. At most as many logins of an address are judged at a time as it has failures left, the others wait:
 //! guessing in parallel gains nothing, and a crowd behind one address gets in. In all, a number of logins of its own bounds what
 //! is judged at a time: a login is judged to its end also when its client has left, so clients do not bound it. A user's limit holds back only addresses that
-//! have failed themselves: nobody is locked out by what others do elsewhere. User names are kept as hashes.
+//! have failed themselves: nobody is locked out by what others do elsewhere. User names are kept as hashes, all spellings of one as
+//! the same.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -12,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+
+use crate::session::identity::fold;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttemptLimits {
@@ -134,7 +137,7 @@ impl Attempts {
     fn take_turn(&self, address: IpAddr, user: &str, now: Instant) -> Result<Turn, Limited> {
         let AttemptLimits { failures_per_address_max, failures_per_user_max, window, .. } = self.limits;
         let mut table = self.table();
-        let user = (!user.is_empty()).then(|| table.hasher.hash_one(user));
+        let user = (!user.is_empty()).then(|| table.hasher.hash_one(fold(user)));
         let users = user.and_then(|user| table.users.get(&user)).map_or(0, |failures| failures.within(window, now));
         if !table.addresses.contains_key(&address) {
             table.make_room(self.limits, now);

@@ -15,8 +15,8 @@ use super::key_source::{KeySource, KeySourceConfig};
 use super::token::{Rules, TokenError, Verified, verify};
 use crate::metrics::Metrics;
 use crate::session::command::Credentials;
-use crate::session::identity::Identity;
-use crate::session::proof::{CertificateName, Evidence, Proof, ProofFailure, Token};
+use crate::session::identity::{Account, Identity, UserCase};
+use crate::session::proof::{CertificateName, Evidence, Proof, ProofFailure, ProofKind, Token};
 
 #[derive(Clone, Debug)]
 pub struct AuthConfig {
@@ -26,6 +26,7 @@ pub struct AuthConfig {
     pub service: Option<Credentials>,
     /// None: no token is accepted.
     pub tokens: Option<TokenConfig>,
+    pub user_case: UserCase,
 }
 
 #[derive(Clone, Debug)]
@@ -73,6 +74,7 @@ pub struct Authenticator {
     keys: Option<KeeperOfKeys>,
     service: Option<Credentials>,
     tokens: Option<(Rules, Upstream)>,
+    user_case: UserCase,
 }
 
 enum KeeperOfKeys {
@@ -97,13 +99,13 @@ impl Authenticator {
         before: Option<&Authenticator>,
         metrics: &Arc<Metrics>,
     ) -> Result<Authenticator, String> {
-        let AuthConfig { attempts, service, tokens } = config;
+        let AuthConfig { attempts, service, tokens, user_case } = config;
         let attempts = match before {
             Some(before) => before.attempts.with_limits(attempts),
             None => Attempts::new(attempts),
         };
         let Some(TokenConfig { keys, rules, upstream }) = tokens else {
-            return Ok(Authenticator { attempts, keys: None, service, tokens: None });
+            return Ok(Authenticator { attempts, keys: None, service, tokens: None, user_case });
         };
         let keys = match keys {
             Keys::Fixed(keys) => KeeperOfKeys::Fixed(Arc::new(keys)),
@@ -112,7 +114,7 @@ impl Authenticator {
                 None => KeySource::new(config, metrics.clone())?,
             }),
         };
-        Ok(Authenticator { attempts, keys: Some(keys), service, tokens: Some((rules, upstream)) })
+        Ok(Authenticator { attempts, keys: Some(keys), service, tokens: Some((rules, upstream)), user_case })
     }
 
     /// Who has failed lately.
@@ -133,11 +135,12 @@ impl Authenticator {
     /// See [`ProofFailure`]; why stands in the log. A password is always let through, to be checked by RabbitMQ.
     pub async fn admit(&self, evidence: &Evidence, client: &str) -> Result<Admitted, ProofFailure> {
         match &evidence.proof {
-            Proof::Password(credentials) => Ok(Admitted {
-                credentials: credentials.clone(),
-                identity: Identity::of_login(&credentials.login),
-                links: Links::Shared,
-            }),
+            Proof::Password(Credentials { login, passcode }) => {
+                let login = self.user_case.name(login).into_owned();
+                let identity = Identity::of_login(&login);
+                let credentials = Credentials { login, passcode: passcode.clone() };
+                Ok(Admitted { credentials, identity, links: Links::Shared })
+            }
             Proof::Token(token) => self.admit_token(token, client).await,
             Proof::Certificate(name) => self.admit_certificate(name),
         }
@@ -158,7 +161,9 @@ impl Authenticator {
 
     fn admit_certificate(&self, name: &CertificateName) -> Result<Admitted, ProofFailure> {
         let credentials = self.service.clone().ok_or(ProofFailure::Refused)?;
-        let identity = Identity::of_login(&name.0);
+        let user = self.user_case.name(&name.0).into_owned();
+        let identity =
+            Identity { user, proof: ProofKind::Certificate, account: Account::Service, ..Identity::default() };
         Ok(Admitted { credentials, identity, links: Links::Shared })
     }
 
@@ -168,7 +173,12 @@ impl Authenticator {
         let Verified { claims, expires, user } = self.verify(token, rules, now.as_secs(), client).await?;
         let left = (Duration::from_secs(expires) + rules.leeway).saturating_sub(now);
         let expires_at = Instant::now().checked_add(end(left, rules.leeway, share()));
-        let identity = Identity { user, claims, certificate_name: None, expires_at };
+        let user = self.user_case.name(&user).into_owned();
+        let account = match upstream {
+            Upstream::Service => Account::Service,
+            Upstream::Token => Account::Own,
+        };
+        let identity = Identity { user, proof: ProofKind::Token, claims, account, expires_at, ..Identity::default() };
         let (credentials, links) = match upstream {
             Upstream::Service => (self.service.clone().ok_or(ProofFailure::Refused)?, Links::Shared),
             Upstream::Token => {

@@ -13,6 +13,7 @@ use super::pool::{Entry, LinkSecret};
 use super::publish::PublishSide;
 use super::quarantine::{self, Past, Suspicion};
 use super::release::Remains;
+use super::tenancy::Tenancy;
 use crate::patience::{self, Timer};
 use crate::session::amqp::ShortText;
 use crate::session::command::{BrokerCommand, Side};
@@ -39,6 +40,7 @@ pub struct Channel {
     confirm_timeout: Duration,
     /// Held by a session that comes back until it has all it had.
     pass: Option<Pass>,
+    tenancy: Tenancy,
 }
 
 enum Phase {
@@ -77,6 +79,7 @@ impl Channel {
         Channel {
             operation_timeout: entry.config().operation_timeout,
             confirm_timeout: entry.config().confirm_timeout,
+            tenancy: Tenancy::new(&entry, lease),
             consume: ConsumeSide::new(entry.clone(), lease),
             publish: PublishSide::new(entry),
             consuming: Standing::Up,
@@ -96,6 +99,7 @@ impl Channel {
         }
         match command {
             BrokerCommand::Declare { token, queue } => self.consume(ConsumeCommand::Declare { token, queue }),
+            BrokerCommand::Delete { queue } => self.consume(ConsumeCommand::Delete { queue }),
             BrokerCommand::Subscribe(subscribe) => self.consume(ConsumeCommand::Subscribe(subscribe)),
             BrokerCommand::Unsubscribe { key, queue } => self.consume(ConsumeCommand::Unsubscribe { key, queue }),
             BrokerCommand::Settle { tag, outcome } if self.consuming.is_up() => self.consume.settle(tag, outcome),
@@ -172,12 +176,28 @@ impl Channel {
     /// The next event. Performs what was given and must be polled for anything to happen. Settlements given since the
     /// last poll go out together. After `Closed` or `Failed` it pends for ever.
     pub async fn next_event(&mut self) -> BrokerEvent {
-        std::future::poll_fn(|cx| self.poll_event(cx)).await
+        std::future::poll_fn(|cx| match self.poll_event(cx) {
+            Poll::Pending => self.poll_tenancy(cx),
+            ready => ready,
+        })
+        .await
     }
 
-    /// The next [`BrokerEvent::Overflowed`], for a caller that can take nothing else now. Performs nothing.
+    /// The next [`BrokerEvent::Overflowed`] or `Dismissed`, for a caller that can take nothing else now. Performs nothing.
     pub async fn next_overflow(&mut self) -> BrokerEvent {
-        std::future::poll_fn(|cx| self.poll_overflow(cx)).await
+        std::future::poll_fn(|cx| match self.poll_overflow(cx) {
+            Poll::Pending => self.poll_tenancy(cx),
+            ready => ready,
+        })
+        .await
+    }
+
+    fn poll_tenancy(&self, cx: &mut Context<'_>) -> Poll<BrokerEvent> {
+        match self.phase {
+            // One that is closing or failed is over anyhow.
+            Phase::Open | Phase::Finishing(_) => self.tenancy.poll(cx),
+            Phase::Judging(..) | Phase::Releasing(_) | Phase::Ended => Poll::Pending,
+        }
     }
 
     fn poll_overflow(&mut self, cx: &mut Context<'_>) -> Poll<BrokerEvent> {

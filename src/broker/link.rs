@@ -54,6 +54,8 @@ pub(super) struct LinkState {
 }
 
 struct Slots {
+    /// Those who want the link to stay though nobody has a place on it.
+    anchors: usize,
     open: usize,
     /// lapin's channel numbers handed out so far; they are used again only after all of them were.
     numbers: usize,
@@ -93,7 +95,7 @@ impl Link {
     ) -> Arc<Link> {
         let Connected { connection, node, switch, wire } = connected;
         let version = wire.version();
-        let slots = Slots { open: 0, numbers: 0, idle_since: Instant::now(), retired: false };
+        let slots = Slots { anchors: 0, open: 0, numbers: 0, idle_since: Instant::now(), retired: false };
         Arc::new(Link {
             role,
             vhost,
@@ -161,6 +163,14 @@ impl Link {
 
     pub(super) fn is_usable(&self) -> bool {
         !self.slots().retired && self.state.borrow().lost.is_none()
+    }
+
+    /// Has the link stay, if it is usable.
+    pub(super) fn anchor(self: &Arc<Self>) -> Option<Anchor> {
+        self.is_usable().then(|| {
+            self.slots().anchors += 1;
+            Anchor(self.clone())
+        })
     }
 
     pub(super) fn open_slots(&self) -> usize {
@@ -360,16 +370,41 @@ impl Link {
         let slots = self.slots();
         match (slots.open, slots.retired) {
             (0, true) => Some(Instant::now()),
-            (0, false) => Some(slots.idle_since + LINK_IDLE),
+            (0, false) if slots.anchors == 0 => Some(slots.idle_since + LINK_IDLE),
             _ => None,
         }
     }
 
     fn retire_when_idle(&self) -> bool {
         let mut slots = self.slots();
-        let idle = slots.open == 0 && (slots.retired || slots.idle_since.elapsed() >= LINK_IDLE);
+        let unused = slots.anchors == 0 && slots.idle_since.elapsed() >= LINK_IDLE;
+        let idle = slots.open == 0 && (slots.retired || unused);
         slots.retired |= idle;
         idle
+    }
+}
+
+/// Keeps a link from being closed because it is idle. One that is retired closes all the same.
+pub(super) struct Anchor(Arc<Link>);
+
+impl Anchor {
+    pub(super) fn is_up(&self) -> bool {
+        self.0.state.borrow().lost.is_none()
+    }
+
+    pub(super) async fn lost(&self) {
+        // An error says that the link is gone.
+        let _ = self.0.watch().wait_for(|state| state.lost.is_some()).await;
+    }
+}
+
+impl Drop for Anchor {
+    fn drop(&mut self) {
+        let mut slots = self.0.slots();
+        slots.anchors -= 1;
+        slots.idle_since = Instant::now();
+        drop(slots);
+        self.0.slots_changed.notify_one();
     }
 }
 

@@ -58,6 +58,7 @@ mod shrink;
 mod stream;
 mod subscribe;
 mod table;
+mod tenancy;
 mod tls;
 mod watch;
 mod wire;

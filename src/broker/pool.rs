@@ -10,10 +10,11 @@ use super::counts::{ConnectCounts, Counts};
 use super::exclusive::LeaseId;
 use super::hub::Hub;
 use super::inquiry::{Inquiry, Whereabouts};
-use super::link::{Link, Role, Slot};
+use super::link::{Anchor, Link, Role, Slot};
 use super::nodes::{self, Endpoint, Failed, Nodes};
 use super::pace::{Pass, RESUMING_MAX, RESUMING_PATIENCE, backoff};
 use super::quarantine::{Company, Past, Place, Quarantine, Seclusion};
+use super::tenancy::{ASKING_MAX, Tenants};
 use crate::session::amqp::ShortText;
 use crate::session::command::Credentials;
 use crate::session::event::{BrokerInfo, LoginFailure};
@@ -23,7 +24,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
-use tokio::sync::{Mutex as TaskMutex, Semaphore};
+use tokio::sync::{Mutex as TaskMutex, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -93,9 +94,18 @@ pub(super) struct Pool {
     nodes: Nodes,
     pub(super) quarantine: Quarantine,
     resuming: Arc<Semaphore>,
+    /// Places of those who ask about an identity that has sessions.
+    asking: Semaphore,
     next_lease: AtomicU64,
     counts: Arc<Counts>,
     stopped: AtomicBool,
+}
+
+/// Whether credentials say themselves when they end, as a token does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limited {
+    No,
+    Yes,
 }
 
 /// The links of one identity.
@@ -107,6 +117,8 @@ pub(super) struct Entry {
     consume: RoleLinks,
     publish: RoleLinks,
     hub: Hub,
+    limited: Limited,
+    tenants: Tenants,
     /// Held while RabbitMQ is asked about the credentials.
     checked: TaskMutex<Checked>,
 }
@@ -144,6 +156,7 @@ impl Broker {
             links: Mutex::default(),
             quarantine: Quarantine::default(),
             resuming: Arc::new(Semaphore::new(RESUMING_MAX)),
+            asking: Semaphore::new(ASKING_MAX),
             next_lease: AtomicU64::new(1),
             counts: Arc::default(),
             stopped: AtomicBool::new(false),
@@ -180,7 +193,7 @@ impl Broker {
         credentials: &Credentials,
         client: &ClientLabel,
     ) -> Result<(Channel, BrokerInfo), LoginFailure> {
-        let entry = Arc::new(Entry::new(&self.0, vhost, credentials));
+        let entry = Arc::new(Entry::new(&self.0, vhost, credentials, Limited::Yes));
         let mut patience = self.patience();
         let leased = loop {
             match entry.clone().lease().await {
@@ -281,7 +294,7 @@ impl Pool {
     }
 
     fn entry(self: &Arc<Self>, vhost: &str, credentials: &Credentials) -> Arc<Entry> {
-        let entry = || Arc::new(Entry::new(self, vhost, credentials));
+        let entry = || Arc::new(Entry::new(self, vhost, credentials, Limited::No));
         lock(&self.entries).entry(self.key(vhost, credentials)).or_insert_with(entry).clone()
     }
 
@@ -346,7 +359,7 @@ impl Drop for Entry {
 }
 
 impl Entry {
-    fn new(pool: &Arc<Pool>, vhost: &str, credentials: &Credentials) -> Entry {
+    fn new(pool: &Arc<Pool>, vhost: &str, credentials: &Credentials, limited: Limited) -> Entry {
         Entry {
             pool: pool.clone(),
             vhost: vhost.to_owned(),
@@ -354,6 +367,8 @@ impl Entry {
             consume: RoleLinks::default(),
             publish: RoleLinks::default(),
             hub: Hub::default(),
+            limited,
+            tenants: Tenants::default(),
             checked: TaskMutex::default(),
         }
     }
@@ -419,6 +434,56 @@ impl Entry {
         &self.pool.config
     }
 
+    pub(super) fn tenants(&self) -> &Tenants {
+        &self.tenants
+    }
+
+    pub(super) fn login(&self) -> String {
+        lock(&self.credentials).login.clone()
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.pool.stopped.load(Ordering::Relaxed)
+    }
+
+    /// How often RabbitMQ is asked while there are sessions; None: what was shown says itself when it ends.
+    pub(super) fn recheck_interval(&self) -> Option<Duration> {
+        (self.limited == Limited::No).then_some(self.config().recheck)
+    }
+
+    /// A place among those who ask.
+    pub(super) async fn asking(&self) -> Option<SemaphorePermit<'_>> {
+        self.pool.asking.acquire().await.ok()
+    }
+
+    /// Has a consuming link stay, and opens one if there is none.
+    pub(super) async fn anchor(self: &Arc<Self>) -> Result<Anchor, LoginFailure> {
+        let usable = || lock(&self.consume.links).iter().find_map(Link::anchor);
+        match usable() {
+            Some(anchor) => Ok(anchor),
+            None => {
+                self.clone().open(Role::Consume, Instant::now(), None).await?;
+                usable().ok_or_else(|| LoginFailure::Unavailable { reason: "the connection was lost at once".into() })
+            }
+        }
+    }
+
+    /// Asks RabbitMQ about the identity if that was not done within `recheck`; in how long it is due again.
+    pub(super) async fn ask_if_due(self: &Arc<Self>) -> Result<Option<Duration>, LoginFailure> {
+        let Some(interval) = self.recheck_interval() else { return Ok(None) };
+        let accepted = self.checked.lock().await.accepted;
+        match accepted.and_then(|last| interval.checked_sub(last.elapsed())).filter(|left| !left.is_zero()) {
+            Some(left) => Ok(Some(left)),
+            None => self.clone().ask_now().await.map(|()| Some(interval)),
+        }
+    }
+
+    pub(super) async fn ask_now(self: Arc<Self>) -> Result<(), LoginFailure> {
+        self.clone().ask_again().await?;
+        self.checked.lock().await.accepted = Some(Instant::now());
+        Ok(())
+    }
+
     pub(super) fn hub(&self) -> &Hub {
         &self.hub
     }
@@ -467,6 +532,7 @@ impl Entry {
             }
             Err(failure) => {
                 checked.failed = Some((Instant::now(), failure.clone()));
+                self.tenants.doubt(&failure);
                 Err(failure)
             }
         }

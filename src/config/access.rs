@@ -7,7 +7,9 @@ use super::Config;
 use super::kind::{Kind, ListMin, Shape, boolean, choice, list, name, optional, string, table};
 use super::quantity::count;
 use super::reader::{Reader, section};
-use crate::session::rules::{self, Audience, Effect, Grants, Operation, Pattern, RuleSet};
+use crate::session::identity::UserCase;
+use crate::session::proof::ProofKind;
+use crate::session::rules::{self, Audience, Conditions, Effect, Grants, Operation, Pattern, RuleSet, Spellings};
 
 section! {
     /// Who may do what with which destination, see [rules.md](rules.md). The first rule that is for a client and names the
@@ -19,12 +21,16 @@ section! {
         effect: Effect = choice(&[("allow", Effect::Allow), ("deny", Effect::Deny)]), "allow";
         /// For these users; `*` stands for any characters. None named: for all.
         users: Vec<String> = list(name(), ListMin::Zero), "";
+        /// For users who proved their name by one of these: `password`, `token`, `certificate`. None named: by any. A user `bob` with a
+        /// password and one with a token may be two people.
+        proof: Vec<ProofKind> = list(choice(&ProofKind::NAMES), ListMin::Zero), "";
         /// For clients whose token has all these claims; of a claim with several values one must match. `*` stands for any
         /// characters.
         claims: BTreeMap<String, String> = table(), "";
         /// For clients with a certificate of one of these common names; `*` stands for any characters.
         certificates: Vec<String> = list(name(), ListMin::Zero), "";
-        /// For clients on these virtual hosts; `*` stands for any characters. None named: on all.
+        /// For clients on these virtual hosts; `*` stands for any characters. None named: on all, but with a service account a rule
+        /// that allows holds on `broker.vhost` and those of `broker.vhosts` only, since the account may have rights on others.
         vhosts: Vec<String> = list(name(), ListMin::Zero), "";
         /// Where the client may (or may not) send to.
         send: Vec<Pattern> = list(pattern(), ListMin::Zero), "";
@@ -74,14 +80,42 @@ fn controlled_header() -> Kind<String> {
 impl Config {
     /// What sessions judge by.
     pub fn rule_set(&self) -> RuleSet {
-        RuleSet::new(self.rules.iter().map(Rule::to_session).collect())
+        RuleSet::new(self.rules.iter().map(|rule| self.rule(rule)).collect())
+    }
+
+    fn rule(&self, rule: &Rule) -> rules::Rule {
+        let denies = rule.effect == Effect::Deny;
+        let spellings = match self.auth.user_case {
+            UserCase::Exact => Spellings::This,
+            UserCase::Guarded if !denies => Spellings::This,
+            UserCase::Guarded | UserCase::Lower => Spellings::All,
+        };
+        let configured = self.configured_virtual_hosts();
+        let anywhere = denies || self.auth.service_login.is_none();
+        let virtual_hosts = if rule.vhosts.is_empty() && !anywhere { &configured } else { &rule.vhosts };
+        let audience = Audience::new(&Conditions {
+            certificates: &rule.certificates,
+            claims: rule.claims.clone(),
+            proofs: &rule.proof,
+            spellings,
+            users: &rule.users,
+            virtual_hosts,
+        });
+        rule.to_session(audience)
+    }
+
+    /// Those that the configuration names. A `*` in one of them would stand for any characters, which widens it to names like it.
+    fn configured_virtual_hosts(&self) -> Vec<String> {
+        let mut names = vec![self.broker.vhost.clone()];
+        names.extend(self.broker.vhosts.values().cloned());
+        names
     }
 }
 
 impl Rule {
-    fn to_session(&self) -> rules::Rule {
+    fn to_session(&self, audience: Audience) -> rules::Rule {
         rules::Rule {
-            audience: Audience::new(&self.users, &self.claims, &self.certificates, &self.vhosts),
+            audience,
             effect: self.effect,
             grants: Grants {
                 declare: self.declare,
@@ -95,6 +129,17 @@ impl Rule {
             send: self.send.clone(),
             subscribe: self.subscribe.clone(),
         }
+    }
+
+    /// The keys that say whom it is for, and whether they are empty.
+    fn conditions(&self) -> [(&'static str, bool); 5] {
+        [
+            ("users", self.users.is_empty()),
+            ("proof", self.proof.is_empty()),
+            ("claims", self.claims.is_empty()),
+            ("certificates", self.certificates.is_empty()),
+            ("vhosts", self.vhosts.is_empty()),
+        ]
     }
 
     fn grants_something(&self) -> bool {
@@ -112,6 +157,13 @@ pub(super) fn check(config: &Config, reader: &mut Reader) {
         for (key, text) in mistakes(rule) {
             reader.blame_table("rules", index, key, text);
         }
+        for (key, empty) in rule.conditions() {
+            if empty && reader.is_set(&format!("rules.{index}.{key}")) {
+                let text =
+                    format!("rules.{key}: an empty list fits nobody; leave the key out if the rule is for everybody");
+                reader.blame_table("rules", index, key, text);
+            }
+        }
     }
     if (0..config.rules.len()).all(|index| sound(reader, index)) {
         unreachable(config, reader);
@@ -120,7 +172,7 @@ pub(super) fn check(config: &Config, reader: &mut Reader) {
 
 /// A rule with a broken key says something else than it was meant to.
 fn sound(reader: &Reader, index: usize) -> bool {
-    const KEYS: [&str; 7] = ["effect", "users", "claims", "certificates", "vhosts", "send", "subscribe"];
+    const KEYS: [&str; 8] = ["effect", "users", "proof", "claims", "certificates", "vhosts", "send", "subscribe"];
     KEYS.iter().all(|key| reader.sound(&[&format!("rules.{index}.{key}")]))
 }
 

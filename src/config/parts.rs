@@ -100,7 +100,7 @@ impl Config {
             window: auth.failure_window,
         };
         let upstream = match auth.jwt {
-            Jwt::Off => return AuthConfig { attempts, service, tokens: None },
+            Jwt::Off => return AuthConfig { attempts, service, tokens: None, user_case: auth.user_case },
             Jwt::Broker => Upstream::Token,
             Jwt::Relay => Upstream::Service,
         };
@@ -114,7 +114,7 @@ impl Config {
         };
         // Checked by the rules between keys: there are keys.
         let tokens = self.token_keys().map(|keys| TokenConfig { keys, rules, upstream });
-        AuthConfig { attempts, service, tokens }
+        AuthConfig { attempts, service, tokens, user_case: auth.user_case }
     }
 
     fn token_keys(&self) -> Option<Keys> {
@@ -171,6 +171,7 @@ impl Config {
             stance: if self.auth.service_login.is_some() { Stance::Closed } else { Stance::Open },
             sources: self.sources(),
             subscription_bytes_max: session.subscription_bytes_max,
+            user_case: self.auth.user_case,
             subscriptions_max: session.subscriptions_max,
             survive: self.subscriptions.survive,
             transaction_bytes_max: session.transaction_bytes_max,

@@ -195,6 +195,11 @@ impl Reader {
         paths.iter().all(|path| !self.broken.contains(*path))
     }
 
+    /// Whether somebody wrote the key.
+    pub(super) fn is_set(&self, path: &str) -> bool {
+        self.values.contains_key(path)
+    }
+
     /// Reports a problem of several keys at the first of them that was set.
     pub(super) fn blame(&mut self, paths: &[&str], text: String) {
         let set = paths.iter().find_map(|path| self.values.get(*path));

@@ -20,6 +20,7 @@ use crate::auth::{Algorithm, DocumentUrl};
 use crate::listener::tls::{CertificateFiles, Demand, MinVersion, NameSource};
 use crate::listener::{ForwardedHeader, HostPattern, Opcode, OriginPattern};
 use crate::session::config::{Compatibility, DestinationDecoding, DurableQueueNaming, HeaderTypes, Replay};
+use crate::session::identity::UserCase;
 use crate::session::proof::Source;
 
 /// What becomes of a token that was verified.
@@ -201,6 +202,14 @@ section! {
         jwks_stale_max: Duration = duration(seconds(1)..=minutes(7 * 24 * 60)), "24h";
         /// Time for one fetch.
         jwks_timeout: Duration = duration(milliseconds(10)..=minutes(1)), "5s";
+        /// Whether two spellings of a name, such as `Bob` and `bob`, are one user. `exact`: they are two, as for RabbitMQ's own
+        /// database. `lower`: they are one, for the rules, the limits and RabbitMQ, which all get lower case. `guarded`, for both
+        /// kinds of directory: they are one for rules that deny, limits and `loopback_users`, and two for rules that allow.
+        user_case: UserCase = choice(&[
+            ("exact", UserCase::Exact),
+            ("guarded", UserCase::Guarded),
+            ("lower", UserCase::Lower),
+        ]), "guarded";
         /// Users that only clients on this machine may log in as.
         loopback_users: Vec<String> = list(name(), ListMin::Zero), "guest";
         /// RabbitMQ checks a login and passcode again at least this often while a connection of that login is shared, and the

@@ -115,8 +115,12 @@ fn decisions(text: &mut String, config: &SessionConfig, demand: &Demand, client:
         };
         // Writing to a String does not fail.
         let _ = match purpose {
+            Purpose::Bound(name) => writeln!(text, "SEND to queue '{name}' too, which is bound:"),
             Purpose::Copy(key) => writeln!(text, "SEND with the routing key '{key}' too:"),
             Purpose::DeadLetters(exchange) => writeln!(text, "SEND of dead letters to exchange '{exchange}' too:"),
+            Purpose::Drained(name) => {
+                writeln!(text, "SUBSCRIBE to queue '{name}' too, whose dead letters would go elsewhere:")
+            }
             Purpose::Itself => Ok(()),
             Purpose::QueueName(name) => writeln!(text, "SUBSCRIBE to queue '{name}' too:"),
         };
@@ -153,6 +157,7 @@ fn say(verdict: &Verdict) -> String {
         Verdict::Elsewhere => "does not reach it".to_owned(),
         Verdict::NotFor(NotFor::Certificate) => "not for this certificate".to_owned(),
         Verdict::NotFor(NotFor::Claim(name)) => format!("not for this value of claim {name:?}, or it is missing"),
+        Verdict::NotFor(NotFor::Proof) => "not for this proof of identity".to_owned(),
         Verdict::NotFor(NotFor::User) => "not for this user".to_owned(),
         Verdict::NotFor(NotFor::VirtualHost) => "not for this virtual host".to_owned(),
         Verdict::Unfilled(placeholder) => {
@@ -206,6 +211,7 @@ fn answer(command: &BrokerCommand) -> Option<BrokerEvent> {
         BrokerCommand::Subscribe(subscribe) => {
             Some(BrokerEvent::Subscribed { key: subscribe.key, queue: subscribe.queue.name().clone() })
         }
+        BrokerCommand::Delete { .. } => None,
         BrokerCommand::Unsubscribe { key, .. } => Some(BrokerEvent::Unsubscribed { key: *key }),
     }
 }

@@ -64,9 +64,16 @@ impl Session {
         let config = &self.config;
         let (exchange, decoding) = (&config.default_topic_exchange, config.destination_decoding);
         let demand = Demand::of(operation, &frame.headers, destination, exchange, decoding);
-        let permit = self.permit(&demand).map_err(|denial| {
-            self.denied(operation_name(operation), frame.header("destination").unwrap_or_default(), &denial)
-        })?;
+        let permit = match self.permit(&demand) {
+            Ok(permit) => permit,
+            Err(denial) => {
+                if operation == Operation::Subscribe && denial.asked == Asked::Target(Purpose::Itself) {
+                    self.delete_unowned_queue(frame, destination);
+                }
+                let shown = frame.header("destination").unwrap_or_default();
+                return Err(self.denied(operation_name(operation), shown, &denial));
+            }
+        };
         Ok(Access { demand: Some(Box::new(demand)), permit })
     }
 
@@ -148,7 +155,7 @@ impl Session {
         self.rules.judge(demand, &client, self.config.stance)
     }
 
-    fn has_rules(&self) -> bool {
+    pub(super) fn has_rules(&self) -> bool {
         self.config.stance == Stance::Closed || !self.rules.is_empty()
     }
 
@@ -168,8 +175,14 @@ impl Session {
             Asked::Header(name) => format!("may not set the header '{name}' there"),
             Asked::Prefetch(limit) => format!("may have a prefetch-count of {limit} there at most"),
             Asked::ReplyTo(text) => format!("may not ask for answers to '{text}' there"),
+            Asked::Target(Purpose::Bound(name)) => {
+                format!("may not send to queue '{name}', which x-queue-name binds there")
+            }
             Asked::Target(Purpose::Copy(key)) => format!("may not send there with the routing key '{key}'"),
             Asked::Target(Purpose::DeadLetters(name)) => format!("may not send dead letters to exchange '{name}'"),
+            Asked::Target(Purpose::Drained(name)) => {
+                format!("may not subscribe to queue '{name}', whose dead letters it would direct")
+            }
             Asked::Target(Purpose::Itself) => match command {
                 "SEND" => "may not send there".to_owned(),
                 _ => "may not subscribe to all that it matches".to_owned(),

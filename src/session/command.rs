@@ -53,6 +53,10 @@ pub enum BrokerCommand {
         token: DeclareToken,
         queue: QueueDeclaration,
     },
+    /// Delete a durable queue that nobody has a right to any more. No answer; whether there is such a queue does not matter.
+    Delete {
+        queue: ShortText,
+    },
     /// Finish what was given before, give back what is unacknowledged, end the lease. Answer: `Closed`.
     Close,
     Publish(Publish),

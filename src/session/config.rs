@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::amqp::ShortText;
 use super::command::Credentials;
+use super::identity::UserCase;
 use super::proof::Source;
 use super::rules::{RuleSet, Stance};
 use crate::rate::Rate;
@@ -120,6 +121,8 @@ pub struct SessionConfig {
     pub server_header: Option<String>,
     /// What happens to what no rule speaks of.
     pub stance: Stance,
+    /// Which spellings are one user.
+    pub user_case: UserCase,
     /// Where a client may show who it is.
     pub sources: Vec<Source>,
     /// What one subscription may hold for as long as it lasts.
@@ -166,6 +169,7 @@ impl Default for SessionConfig {
             send_rate: Rate::UNLIMITED,
             server_header: Some(concat!("stomp-relay/", env!("CARGO_PKG_VERSION")).to_owned()),
             stance: Stance::Open,
+            user_case: UserCase::default(),
             sources: vec![Source::Password],
             subscription_bytes_max: 32 << 10,
             subscriptions_max: 256,

@@ -20,6 +20,10 @@ pub enum BrokerEvent {
         queue: ShortText,
     },
     Delivery(Delivery),
+    /// RabbitMQ no longer accepts the account that the session works as. The lease goes on as long as its connections do.
+    Dismissed {
+        failure: LoginFailure,
+    },
     /// Messages of a shared subscription were dropped because the client did not take them in time
     /// ([`Overflow::DropOldest`](super::command::Overflow::DropOldest)).
     Dropped {

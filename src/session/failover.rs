@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::Session;
 use super::command::{BrokerCommand, Side};
 use super::event::{BrokerInfo, Concern, Failure, LoginFailure};
+use super::identity::Account;
 use super::queue::FlagEra;
 use super::refusal::{CloseCode, Refusal};
 use super::state::{Departure, State};
@@ -23,6 +24,8 @@ const CALM: Duration = Duration::from_secs(10);
 /// What an outage waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Missing {
+    /// RabbitMQ refuses the account of the relay's that this session works as.
+    Account,
     #[default]
     Broker,
     /// Its node is away, and all else is well.
@@ -191,15 +194,23 @@ impl Session {
             // A lease that was told to end takes no other command.
             Err(LoginFailure::Unavailable { .. }) if matches!(self.state, State::Leaving { .. }) => {}
             Err(LoginFailure::Unavailable { .. }) => self.ask_for(side),
-            Err(LoginFailure::AccessRefused | LoginFailure::VirtualHost { .. }) => {
-                let refusal = Refusal::fatal(
-                    "broker.access_refused",
-                    "access_refused",
-                    "RabbitMQ no longer lets this user in\n",
-                    "Connect again with valid credentials.",
-                );
-                self.refuse(refusal.closing(CloseCode::PolicyViolation));
+            // The operator's account, and the operator's to mend: the client waits as for a broker.
+            Err(_) if self.identity.account == Account::Service => {
+                self.outages.of(side).missing = Missing::Account;
+                if !matches!(self.state, State::Leaving { .. }) {
+                    self.ask_for(side);
+                }
             }
+            Err(LoginFailure::AccessRefused | LoginFailure::VirtualHost { .. }) => self.refuse(no_longer_let_in()),
+        }
+    }
+
+    /// RabbitMQ was asked about the account, and refuses it. One that many share may work on as long as its connections do: that
+    /// it would get no other is for the log.
+    pub(super) fn handle_dismissed(&mut self) {
+        match self.identity.account {
+            Account::Own => self.refuse(no_longer_let_in()),
+            Account::Service => {}
         }
     }
 
@@ -259,6 +270,7 @@ impl Session {
     fn give_up(&mut self, missing: Missing, receipt: Option<&str>) {
         let seconds = self.config.grace.as_secs();
         let what = match missing {
+            Missing::Account => return self.refuse(account_unavailable().about_receipt(receipt)),
             Missing::Broker => "RabbitMQ was not reached again",
             Missing::Queue => "the node of a queue did not come back",
         };
@@ -279,6 +291,26 @@ impl Session {
         };
         departure.and_then(|departure| departure.receipt.as_deref())
     }
+}
+
+fn no_longer_let_in() -> Refusal {
+    Refusal::fatal(
+        "broker.access_refused",
+        "access_refused",
+        "RabbitMQ no longer lets this user in\n",
+        "Connect again with valid credentials.",
+    )
+    .closing(CloseCode::PolicyViolation)
+}
+
+fn account_unavailable() -> Refusal {
+    Refusal::fatal(
+        "auth.unavailable",
+        "Authentication unavailable",
+        "RabbitMQ does not let the relay in at the moment; what has no RECEIPT may not have arrived\n",
+        "Connect again in a while and repeat what was not confirmed.",
+    )
+    .closing(CloseCode::TryAgainLater)
 }
 
 pub(super) fn connection_lost() -> Refusal {

@@ -1,14 +1,30 @@
-//! Who a client is, once that is verified: the name, and what a token or a certificate says besides. Where it comes from, and
-//! how it is verified, is decided outside the session.
+//! Who a client is, once that is verified: the name, by which proof, and what a token or a certificate says besides. Where it comes
+//! from, and how it is verified, is decided outside the session. And when two spellings are one name.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Instant;
 
+use super::proof::ProofKind;
+
+/// As whom a client works at RabbitMQ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Account {
+    /// As itself: what RabbitMQ says of the account is about the client.
+    #[default]
+    Own,
+    /// As an account of the relay's that many share: its name and what RabbitMQ thinks of it are the operator's business.
+    Service,
+}
+
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Identity {
+    pub account: Account,
     /// RabbitMQ's user where RabbitMQ checks the login, else the name that the token or certificate gives.
     pub user: String,
+    /// By what it was proven.
+    pub proof: ProofKind,
     /// What a token says that is a text or a list of texts, by name; `a.b` is `b` in the object `a`.
     pub claims: BTreeMap<String, Vec<String>>,
     /// Common name of the client's certificate.
@@ -25,6 +41,44 @@ impl Identity {
     }
 }
 
+/// Whether two spellings of a user's name are one user. RabbitMQ itself tells `Bob` from `bob`; directories behind it often do not,
+/// and let `Bob` in as `bob`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UserCase {
+    /// They are two users, everywhere.
+    Exact,
+    /// Where that is to somebody's disadvantage they are one: rules that deny, limits and users of this machine only. A rule that
+    /// allows is for the spelling that it has.
+    #[default]
+    Guarded,
+    /// They are one, and it is written in lower case, towards RabbitMQ too.
+    Lower,
+}
+
+impl UserCase {
+    /// The name that a user has from now on.
+    pub fn name(self, user: &str) -> Cow<'_, str> {
+        match self {
+            UserCase::Exact | UserCase::Guarded => Cow::Borrowed(user),
+            UserCase::Lower => Cow::Owned(fold(user)),
+        }
+    }
+
+    /// What all spellings that count as one user have in common.
+    pub fn counted(self, user: &str) -> Cow<'_, str> {
+        match self {
+            UserCase::Exact => Cow::Borrowed(user),
+            UserCase::Guarded | UserCase::Lower => Cow::Owned(fold(user)),
+        }
+    }
+}
+
+/// One spelling for all that a directory takes for the same (RFC 4518: case and blanks do not matter).
+pub fn fold(name: &str) -> String {
+    let words: Vec<&str> = name.split_whitespace().collect();
+    words.join(" ").to_lowercase()
+}
+
 /// Without the claims: they are about a person.
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -32,5 +86,22 @@ impl fmt::Debug for Identity {
             .field("user", &self.user)
             .field("expires_at", &self.expires_at)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings_of_one_name_count_as_one_unless_they_are_to_be_told_apart() {
+        for spelling in ["contractor", "Contractor", "CONTRACTOR", " contractor", "contractor "] {
+            assert_eq!(UserCase::Guarded.counted(spelling), "contractor");
+            assert_eq!(UserCase::Lower.name(spelling), "contractor");
+            assert_eq!(UserCase::Guarded.name(spelling), spelling);
+            assert_eq!(UserCase::Exact.counted(spelling), spelling);
+        }
+        assert_ne!(fold("ab"), fold("a b"));
+        assert_eq!(fold("Jürgen  Ö"), fold("JÜRGEN ö"));
     }
 }

@@ -54,7 +54,9 @@ impl Session {
     /// Claims to be a user that may log in from the relay's machine only, and comes from elsewhere (RabbitMQ's
     /// `loopback_users`, which sees the relay's address alone).
     fn is_too_far(&self, evidence: &Evidence) -> bool {
-        let claims_loopback_user = self.config.loopback_users.iter().any(|user| user == evidence.claimed_login());
+        let case = self.config.user_case;
+        let claimed = case.counted(evidence.claimed_login());
+        let claims_loopback_user = self.config.loopback_users.iter().any(|user| case.counted(user) == claimed);
         claims_loopback_user && self.locality == Locality::Remote
     }
 
@@ -206,7 +208,7 @@ fn proof_refusal(failure: ProofFailure) -> Refusal {
         ProofFailure::Unavailable => Refusal::soft(
             "auth.unavailable",
             "Authentication unavailable",
-            "Tokens cannot be verified at the moment\n",
+            "This login cannot be checked at the moment\n",
             "Try again in a few seconds.",
         )
         .closing(CloseCode::TryAgainLater),

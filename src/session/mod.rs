@@ -54,7 +54,7 @@ use config::{Compatibility, SessionConfig};
 use destination::Destination;
 use event::{BrokerEvent, Concern, Failure};
 use failover::Outages;
-use identity::Identity;
+use identity::{Account, Identity};
 use io::{Input, Output};
 use ledger::{CumulativeScope, Ledger};
 use liveness::Liveness;
@@ -382,6 +382,7 @@ impl Session {
                     self.handle_delivery(delivery, version);
                 }
             }
+            BrokerEvent::Dismissed { .. } => self.handle_dismissed(),
             BrokerEvent::Dropped { messages, .. } => self.stats.messages_dropped += messages,
             BrokerEvent::Failed { failure, concerns, side: Some(side) } => {
                 self.handle_side_lost(side, failure, concerns);
@@ -407,7 +408,13 @@ impl Session {
             Concern::Declare(_) | Concern::Publish(_) | Concern::Session => None,
         };
         let refusal = match failure {
-            Failure::Refused { reply_code, reply_text } => Refusal::from_reply(reply_code, &reply_text),
+            Failure::Refused { reply_code, reply_text } => {
+                let refusal = Refusal::from_reply(reply_code, &reply_text);
+                match self.identity.account {
+                    Account::Own => refusal,
+                    Account::Service => refusal.speaking_of(&self.identity.user),
+                }
+            }
             Failure::LinkLost { .. } | Failure::TimedOut { .. } => failover::connection_lost(),
             Failure::Poisoned { queues } => {
                 let names: Vec<_> = queues.iter().map(|queue| queue.as_str()).collect();

@@ -83,6 +83,22 @@ impl Source {
     }
 }
 
+/// What convinced, wherever it was shown. The same name proven in two ways may be two people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProofKind {
+    Certificate,
+    /// RabbitMQ has checked login and passcode.
+    #[default]
+    Password,
+    Token,
+}
+
+impl ProofKind {
+    /// As configuration says it.
+    pub const NAMES: [(&str, ProofKind); 3] =
+        [("password", ProofKind::Password), ("token", ProofKind::Token), ("certificate", ProofKind::Certificate)];
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proof {
     Certificate(CertificateName),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use md5::{Digest as _, Md5};
+use sha2::{Digest as _, Sha256};
 
 use super::amqp::{Binding, FieldValue, QueueDeclaration, ShortText};
 use super::boolean::{boolean, flag};
@@ -292,6 +293,29 @@ pub(super) fn durable_name(routing_key: &str, id: &str, naming: DurableQueueNami
     hashed_name(&term)
 }
 
+/// Whose a durable queue is where rules are in force, and what it is bound to. All of it is in the name: no other user, exchange,
+/// key or id leads to the queue, so the right to it is the right to what it is bound to.
+#[derive(Clone, Copy)]
+pub(super) struct Owned<'a> {
+    pub(super) user: &'a str,
+    pub(super) exchange: &'a str,
+    pub(super) routing_key: &'a str,
+    pub(super) id: &'a str,
+}
+
+impl Owned<'_> {
+    /// `stomp-subscription-` and a SHA-256, in base64url. Not the plugin's MD5: who can choose key and id could make two of one hash.
+    pub(super) fn name(self) -> ShortText {
+        let mut hash = Sha256::new();
+        for text in [self.user, self.exchange, self.routing_key, self.id] {
+            hash.update((text.len() as u64).to_be_bytes());
+            hash.update(text);
+        }
+        // 19 + 43 bytes, far below 255.
+        ShortText::new(format!("stomp-subscription-{}", URL_SAFE_NO_PAD.encode(hash.finalize()))).unwrap_or_default()
+    }
+}
+
 /// Erlang writes a list of bytes as STRING_EXT up to 65,535 of them, and a header line is shorter than that.
 fn erlang_string(text: &[u8], term: &mut Vec<u8>) {
     if text.is_empty() {
@@ -332,6 +356,23 @@ mod tests {
             assert_eq!(name(DurableQueueNaming::Legacy), format!("stomp-subscription-{legacy}"));
             assert_eq!(name(DurableQueueNaming::Native), format!("stomp-subscription-{native}"));
         }
+    }
+
+    #[test]
+    fn an_owned_queue_is_led_to_by_nothing_else() {
+        let queue = Owned { user: "bob", exchange: "orders", routing_key: "eu.*", id: "d" };
+        let others = [
+            Owned { user: "bo", ..queue },
+            Owned { user: "Bob", ..queue },
+            Owned { exchange: "news", ..queue },
+            Owned { routing_key: "eu.#", ..queue },
+            Owned { id: "e", ..queue },
+            Owned { user: "bobo", exchange: "rders", ..queue },
+            Owned { exchange: "orderse", routing_key: "u.*", ..queue },
+            Owned { routing_key: "eu.*d", id: "", ..queue },
+        ];
+        assert!(others.iter().all(|other| other.name() != queue.name()));
+        assert_eq!(queue.name(), Owned { ..queue }.name());
     }
 
     #[test]

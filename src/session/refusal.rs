@@ -126,6 +126,19 @@ impl Refusal {
         Refusal::fatal(code, name, reply_text, hint).closing(close)
     }
 
+    /// The same for a client that works at RabbitMQ as an account which it does not know and is not to know: RabbitMQ's texts end
+    /// with the account's name, which may be cut.
+    pub fn speaking_of(mut self, user: &str) -> Refusal {
+        const NAMES_IT: [&str; 2] = ["for user '", "authenticated user was '"];
+        let end = NAMES_IT.iter().filter_map(|words| Some(self.body.rfind(words)? + words.len())).max();
+        if let Some(end) = end {
+            self.body.truncate(end);
+            self.body.push_str(user);
+            self.body.push('\'');
+        }
+        self
+    }
+
     pub fn ends_session(&self, compatibility: Compatibility) -> bool {
         match self.severity {
             Severity::Fatal => true,

@@ -96,7 +96,11 @@ pub(super) fn subscribe(subscribe: &Subscribe) -> usize {
 pub(super) fn demand(demand: &Demand) -> usize {
     let texts = |target: &Target| target.texts().iter().map(|text| allocation(text.len())).sum::<usize>();
     let purpose = |purpose: &Purpose| match purpose {
-        Purpose::Copy(text) | Purpose::DeadLetters(text) | Purpose::QueueName(text) => string(text),
+        Purpose::Bound(text)
+        | Purpose::Copy(text)
+        | Purpose::DeadLetters(text)
+        | Purpose::Drained(text)
+        | Purpose::QueueName(text) => string(text),
         Purpose::Itself => 0,
     };
     let targets = demand.targets().map(|(why, _, target)| Demand::TARGET_BYTES + purpose(why) + texts(target));

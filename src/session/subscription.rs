@@ -43,6 +43,8 @@ pub(super) struct Subscription {
     mode: AckMode,
     /// Whether its queue has a name that nobody knows, so that a new one is as good: the old queue may still be locked.
     nameless: bool,
+    /// Whether its queue is this user's for this destination alone, so that it ends with the right to it.
+    owned: bool,
     /// First part of its message ids: `T_<id>`, or `Q_<destination>` without id.
     name: Arc<str>,
     /// Known once the broker has said it.
@@ -94,6 +96,8 @@ pub(super) struct Subscriptions {
     by_name: HashMap<Arc<str>, SubscriptionKey>,
     /// What all of them hold, the names of those that ended with a right included.
     bytes: usize,
+    /// Queues that were deleted because there is no right to them. A client that asks for ever more has its bound.
+    deletions: usize,
     next: u64,
     /// Names of subscriptions that ended with a right to them, until the client gives them up or uses the name again.
     revoked: HashSet<Arc<str>>,
@@ -201,6 +205,7 @@ impl Session {
         let consumer_arguments = queue::consumer_arguments(&frame.headers, self.config.compatibility)?;
         let (mut queue, binding) = self.subscription_source(frame, &destination, durable)?;
         let receipt = frame.header("receipt").map(str::to_owned);
+        let owned = durable && binding.is_some() && frame.header("x-queue-name").is_none() && self.has_rules();
         let key = self.subscriptions.next_key();
         let nameless = binding.is_some() && !durable && frame.header("x-queue-name").is_none();
         let survives = nameless && self.let_survive(frame, &mut queue);
@@ -218,6 +223,7 @@ impl Session {
             making,
             mode,
             nameless: nameless && !survives,
+            owned,
             name,
             queue: None,
             stage: Stage::Starting { receipt },
@@ -314,9 +320,7 @@ impl Session {
                 super::destination::refuse_direct_reply_to(name)?;
                 super::properties::short("x-queue-name", name)?
             }
-            (None, Some(id)) if durable => {
-                queue::durable_name(key.as_str(), &self.durable_id(id), self.config.durable_queue_naming)
-            }
+            (None, Some(id)) if durable => self.durable_name(exchange.as_str(), key.as_str(), id),
             (None, _) => self.next_queue_name(),
         };
         let queue = queue::declaration(name, purpose, On::Subscribe, headers, self.queue_rules())?;
@@ -531,6 +535,7 @@ impl Session {
             making,
             name: format!("T_{id}").into(),
             nameless: false,
+            owned: false,
             id: Some(id),
             mode: AckMode::Auto,
             queue: None,

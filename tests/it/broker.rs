@@ -5,6 +5,7 @@ mod consume;
 mod links;
 mod login;
 mod publish;
+mod tenancy;
 mod tls;
 
 use super::support::condition::eventually;

@@ -29,10 +29,10 @@ use stomp_relay::session::command::{
 };
 use stomp_relay::session::config::{Compatibility, Replay, SessionConfig};
 use stomp_relay::session::event::{BrokerEvent, BrokerInfo, Concern, Delivery, Failure, LoginFailure, Message};
-use stomp_relay::session::identity::Identity;
+use stomp_relay::session::identity::{Account, Identity};
 use stomp_relay::session::io::{Denied, Input, LoggedIn, Output};
-use stomp_relay::session::proof::{CertificateName, Evidence, Proof, ProofFailure, Source, Token};
-use stomp_relay::session::rules::{Audience, Effect, Grants, Pattern, Rule, RuleSet, Stance};
+use stomp_relay::session::proof::{CertificateName, Evidence, Proof, ProofFailure, ProofKind, Source, Token};
+use stomp_relay::session::rules::{Audience, Conditions, Effect, Grants, Pattern, Rule, RuleSet, Stance};
 use stomp_relay::session::{Locality, Session, SessionSeed};
 use stomp_relay::stomp::{Decoder, Escapes, Frame, Item, Limits};
 
@@ -130,7 +130,7 @@ fn set(config: &mut SessionConfig, peer: &mut IpAddr, setting: &str) {
 
 /// `rule deny user=bob send=/queue/a,/queue/b headers=durable declare`, in any order.
 fn rule(text: &str) -> Rule {
-    let (mut users, mut claims) = (Vec::new(), BTreeMap::new());
+    let (mut users, mut claims, mut proofs) = (Vec::new(), BTreeMap::new(), Vec::new());
     let mut rule = Rule {
         audience: Audience::default(),
         effect: Effect::Allow,
@@ -153,6 +153,7 @@ fn rule(text: &str) -> Rule {
             "headers" => rule.grants.headers = Some(list().collect()),
             "name" => rule.name = Some(value.to_owned()),
             "prefetch_max" => rule.grants.prefetch_max = value.parse().ok(),
+            "proof" => proofs.extend(ProofKind::NAMES.iter().filter(|(name, _)| *name == value).map(|(_, kind)| *kind)),
             "reply_to" => rule.grants.reply_to = Some(patterns()),
             "send" => rule.send = patterns(),
             "subscribe" => rule.subscribe = patterns(),
@@ -161,7 +162,7 @@ fn rule(text: &str) -> Rule {
             _ => panic!("unknown word {word}"),
         }
     }
-    rule.audience = Audience::new(&users, &claims, &[], &[]);
+    rule.audience = Audience::new(&Conditions { claims, proofs: &proofs, users: &users, ..Conditions::default() });
     rule
 }
 
@@ -268,8 +269,11 @@ fn frame_bytes(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Of guest: to the end of this many seconds if there are any, then claims as `NAME:VALUE`.
+/// `service USER` works as an account of the relay's. Else of guest: to the end of this many seconds if there are any, then claims as `NAME:VALUE`.
 fn identity(words: &[&str], now: Instant) -> Identity {
+    if let ["service", user] = words {
+        return Identity { account: Account::Service, proof: ProofKind::Token, ..Identity::of_login(user) };
+    }
     let expires_at = words.first().map(|seconds| now + Duration::from_secs(seconds.parse().unwrap()));
     let claims = words.iter().filter_map(|word| word.split_once(':'));
     let claims = claims.map(|(name, value)| (name.to_owned(), vec![value.to_owned()])).collect();
@@ -327,6 +331,7 @@ fn broker_input(text: &str, now: Instant) -> Input {
             });
         }
         "blocked" => BrokerEvent::Blocked,
+        "dismissed" => BrokerEvent::Dismissed { failure: LoginFailure::AccessRefused },
         "cancelled" => BrokerEvent::SubscriptionCancelled { key: SubscriptionKey(number(1)) },
         "closed" => BrokerEvent::Closed,
         "confirmed" => BrokerEvent::Confirmed { token: PublishToken(number(1)) },
@@ -506,6 +511,7 @@ fn show_command(command: BrokerCommand) -> String {
             }
             text
         }
+        BrokerCommand::Delete { queue } => format!("delete '{queue}'"),
         BrokerCommand::Unsubscribe { key, queue } => format!("unsubscribe #{} {queue:?}", key.0),
     }
 }

@@ -6,18 +6,21 @@ use crate::broker::hub::SharedSubscribe;
 use crate::broker::link::{Leased, Role};
 use crate::broker::publish::reserve_failure;
 use crate::broker::quarantine::Company;
-use crate::broker::subscribe::{Operator, Subscribed};
+use crate::broker::subscribe::{Operator, Subscribed, delete_aside};
 use crate::broker::watch::LinkWatch;
 use crate::session::amqp::{QueueDeclaration, ShortText};
 use crate::session::command::{AfterUnsubscribe, DeclareToken, Subscribe, SubscriptionKey};
 use crate::session::event::{BrokerEvent, Concern, Failure};
 use futures_util::future::BoxFuture;
+use lapin::options::QueueDeleteOptions;
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
 use tokio::time::Instant;
+use tracing::debug;
 
 pub(in crate::broker) enum ConsumeCommand {
     Declare { token: DeclareToken, queue: QueueDeclaration },
+    Delete { queue: ShortText },
     Subscribe(Subscribe),
     Unsubscribe { key: SubscriptionKey, queue: AfterUnsubscribe },
 }
@@ -27,7 +30,7 @@ impl ConsumeCommand {
     fn consumes(&self) -> Option<&ShortText> {
         match self {
             ConsumeCommand::Subscribe(subscribe) => Some(subscribe.queue.name()).filter(|name| !name.is_empty()),
-            ConsumeCommand::Declare { .. } | ConsumeCommand::Unsubscribe { .. } => None,
+            ConsumeCommand::Declare { .. } | ConsumeCommand::Delete { .. } | ConsumeCommand::Unsubscribe { .. } => None,
         }
     }
 
@@ -36,13 +39,14 @@ impl ConsumeCommand {
         match self {
             ConsumeCommand::Declare { queue, .. } => Some(&queue.name),
             ConsumeCommand::Subscribe(subscribe) => Some(subscribe.queue.name()),
-            ConsumeCommand::Unsubscribe { .. } => None,
+            ConsumeCommand::Delete { .. } | ConsumeCommand::Unsubscribe { .. } => None,
         }
     }
 
     fn concern(&self) -> Concern {
         match self {
             ConsumeCommand::Declare { token, .. } => Concern::Declare(*token),
+            ConsumeCommand::Delete { .. } => Concern::Session,
             ConsumeCommand::Subscribe(subscribe) => Concern::Subscription(subscribe.key),
             ConsumeCommand::Unsubscribe { key, .. } => Concern::Subscription(*key),
         }
@@ -56,6 +60,7 @@ pub(in crate::broker) struct Running {
 }
 
 pub(in crate::broker) enum Completed {
+    Deleted,
     Declared { token: DeclareToken, queue: ShortText },
     Joined { key: SubscriptionKey, membership: Membership, queue: ShortText },
     Opened(Leased),
@@ -149,7 +154,7 @@ impl ConsumeSide {
                 self.memberships.remove(&key)?;
                 Box::pin(std::future::ready(Ok(Completed::Unsubscribed { key, unseen: Vec::new() })))
             }
-            ConsumeCommand::Declare { .. } => return None,
+            ConsumeCommand::Declare { .. } | ConsumeCommand::Delete { .. } => return None,
         };
         self.commands.pop_front();
         if self.commands.is_empty() {
@@ -174,6 +179,12 @@ impl ConsumeSide {
                     Ok(Completed::Declared { token, queue })
                 })
             }
+            ConsumeCommand::Delete { queue } => Box::pin(async move {
+                if let Err(failure) = delete_aside(&operator.link, &queue, QueueDeleteOptions::default()).await {
+                    debug!(%queue, ?failure, "a queue that nobody has a right to was not deleted");
+                }
+                Ok(Completed::Deleted)
+            }),
             ConsumeCommand::Subscribe(subscribe) => Box::pin(async move {
                 let subscribed = operator.subscribe(&subscribe).await?;
                 Ok(Completed::Subscribed { key: subscribe.key, subscribed })
@@ -195,6 +206,7 @@ impl ConsumeSide {
 
     fn complete(&mut self, completed: Completed) -> Option<BrokerEvent> {
         match completed {
+            Completed::Deleted => None,
             Completed::Opened(channel) => {
                 self.watch = Some(LinkWatch::new(&channel.link));
                 self.channel = Some(channel);

@@ -34,10 +34,14 @@ fn names(pattern: &str, header: &str) -> bool {
 /// What a target is named for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purpose {
+    /// `x-queue-name`: what a binding brings goes into that queue, as if the client sent it there.
+    Bound(String),
     /// A further routing key, in the header `CC` or `BCC`.
     Copy(String),
     /// `x-dead-letter-exchange`: RabbitMQ sends there, not the client.
     DeadLetters(String),
+    /// The queue that a SEND would declare with `x-dead-letter-exchange`: what is in it goes where the client says.
+    Drained(String),
     /// `destination`
     Itself,
     /// `x-queue-name`
@@ -103,6 +107,10 @@ impl Demand {
         if let Some(exchange) = headers.get("x-dead-letter-exchange").map(str::trim) {
             let target = Target::dead_letters(exchange, headers.get("x-dead-letter-routing-key").map(str::trim));
             targets.push((Purpose::DeadLetters(exchange.to_owned()), Operation::Send, target));
+            if let (Operation::Send, Destination::Queue(name)) = (operation, destination) {
+                let name = name.as_str().to_owned();
+                targets.push((Purpose::Drained(name.clone()), Operation::Subscribe, Target::Queue(name)));
+            }
         }
         match operation {
             Operation::Send => {
@@ -118,7 +126,10 @@ impl Demand {
             Operation::Subscribe => {
                 if let Some(name) = headers.get("x-queue-name") {
                     let target = Target::Queue(name.to_owned());
-                    targets.push((Purpose::QueueName(name.to_owned()), Operation::Subscribe, target));
+                    targets.push((Purpose::QueueName(name.to_owned()), Operation::Subscribe, target.clone()));
+                    if matches!(destination, Destination::Exchange { .. } | Destination::Topic(_)) {
+                        targets.push((Purpose::Bound(name.to_owned()), Operation::Send, target));
+                    }
                 }
             }
         }

@@ -12,9 +12,11 @@ mod reach;
 mod target;
 mod words;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::identity::Identity;
+use super::identity::{Identity, fold};
+use super::proof::ProofKind;
 use glob::Glob;
 
 pub use demand::{Asked, CONTROLLED_HEADERS, COPIES_MAX, Demand, Denial, Permit, Purpose, is_controlled};
@@ -56,10 +58,33 @@ pub struct Audience {
     certificates: Vec<Glob>,
     /// One of the claim's values must match.
     claims: BTreeMap<String, Glob>,
+    /// Empty: whatever it was proven by.
+    proofs: Vec<ProofKind>,
+    /// Whether `users` are folded names, and so is the client's to be.
+    spellings: Spellings,
     /// Empty: all.
     users: Vec<Glob>,
     /// Empty: all.
     virtual_hosts: Vec<Glob>,
+}
+
+/// Which spellings of a user's name a rule is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spellings {
+    All,
+    #[default]
+    This,
+}
+
+/// What the conditions of a rule are made from; in each text `*` stands for any characters.
+#[derive(Clone, Debug, Default)]
+pub struct Conditions<'a> {
+    pub certificates: &'a [String],
+    pub claims: BTreeMap<String, String>,
+    pub proofs: &'a [ProofKind],
+    pub spellings: Spellings,
+    pub users: &'a [String],
+    pub virtual_hosts: &'a [String],
 }
 
 /// Why a rule is not for a client.
@@ -67,23 +92,30 @@ pub struct Audience {
 pub enum NotFor {
     Certificate,
     Claim(String),
+    Proof,
     User,
     VirtualHost,
 }
 
+impl Spellings {
+    fn of(self, user: &str) -> Cow<'_, str> {
+        match self {
+            Spellings::All => Cow::Owned(fold(user)),
+            Spellings::This => Cow::Borrowed(user),
+        }
+    }
+}
+
 impl Audience {
-    /// In each text `*` stands for any characters.
-    pub fn new(
-        users: &[String],
-        claims: &BTreeMap<String, String>,
-        certificates: &[String],
-        virtual_hosts: &[String],
-    ) -> Audience {
+    pub fn new(conditions: &Conditions<'_>) -> Audience {
+        let Conditions { certificates, claims, proofs, spellings, users, virtual_hosts } = conditions;
         let globs = |texts: &[String]| texts.iter().map(|text| Glob::plain(text)).collect();
         Audience {
             certificates: globs(certificates),
             claims: claims.iter().map(|(name, value)| (name.clone(), Glob::plain(value))).collect(),
-            users: globs(users),
+            proofs: proofs.to_vec(),
+            spellings: *spellings,
+            users: users.iter().map(|user| Glob::plain(&spellings.of(user))).collect(),
             virtual_hosts: globs(virtual_hosts),
         }
     }
@@ -92,8 +124,11 @@ impl Audience {
         let matches = |glob: &Glob, text: &str| glob.matches(text, &placeholder::Values::NONE);
         let one_of = |globs: &[Glob], text: &str| globs.is_empty() || globs.iter().any(|glob| matches(glob, text));
         let identity = client.identity;
-        if !one_of(&self.users, &identity.user) {
+        if !self.users.is_empty() && !one_of(&self.users, &self.spellings.of(&identity.user)) {
             return Some(NotFor::User);
+        }
+        if !self.proofs.is_empty() && !self.proofs.contains(&identity.proof) {
+            return Some(NotFor::Proof);
         }
         if !one_of(&self.virtual_hosts, client.virtual_host) {
             return Some(NotFor::VirtualHost);

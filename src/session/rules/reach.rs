@@ -20,7 +20,12 @@ impl Audience {
             let covered = |other: &Glob| globs.iter().any(|glob| glob.covers(other));
             globs.is_empty() || (!others.is_empty() && others.iter().all(covered))
         };
-        wider(&self.users, &other.users)
+        let proofs = self.proofs.is_empty()
+            || (!other.proofs.is_empty() && other.proofs.iter().all(|kind| self.proofs.contains(kind)));
+        let spellings = self.spellings == other.spellings || self.users.is_empty();
+        proofs
+            && spellings
+            && wider(&self.users, &other.users)
             && wider(&self.virtual_hosts, &other.virtual_hosts)
             && wider(&self.certificates, &other.certificates)
             && self.claims.iter().all(|(name, glob)| other.claims.get(name).is_some_and(|other| glob.covers(other)))

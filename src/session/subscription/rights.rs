@@ -4,10 +4,14 @@ use std::sync::Arc;
 
 use super::{Stage, Subscriptions, name_bytes};
 use crate::session::Session;
-use crate::session::command::{AfterUnsubscribe, SubscriptionKey};
+use crate::session::amqp::ShortText;
+use crate::session::command::{AfterUnsubscribe, BrokerCommand, SubscriptionKey};
+use crate::session::destination::Destination;
+use crate::session::queue;
 use crate::session::refusal::Refusal;
 use crate::session::retained::MAP_ENTRY_BYTES;
-use crate::session::rules::{Demand, Permit, Stance};
+use crate::session::rules::{Demand, Permit};
+use crate::stomp::Frame;
 
 /// How the client knows a subscription that was taken away.
 pub(in crate::session) struct Revoked {
@@ -27,6 +31,10 @@ impl Subscriptions {
         if let Some(entry) = self.by_key.get_mut(&key) {
             entry.access.permit = permit;
         }
+    }
+
+    fn makes_queue(&self, queue: &ShortText) -> bool {
+        self.by_key.values().any(|entry| entry.making.queue.name() == queue)
     }
 
     /// How many of them this rule allowed.
@@ -50,12 +58,36 @@ impl Subscriptions {
 }
 
 impl Session {
-    /// Where users share one account at the broker, nothing else would keep their durable queues apart.
-    pub(super) fn durable_id(&self, id: &str) -> String {
-        let user = &self.identity.user;
-        match self.config.stance {
-            Stance::Closed => format!("{}:{user}{id}", user.len()),
-            Stance::Open => id.to_owned(),
+    /// The plugin's name has neither user nor exchange in it. Where rules are in force, whoever may have one queue must not get
+    /// another's by the same id.
+    pub(super) fn durable_name(&self, exchange: &str, routing_key: &str, id: &str) -> ShortText {
+        match self.has_rules() {
+            true => self.owned_name(exchange, routing_key, id),
+            false => queue::durable_name(routing_key, id, self.config.durable_queue_naming),
+        }
+    }
+
+    fn owned_name(&self, exchange: &str, routing_key: &str, id: &str) -> ShortText {
+        queue::Owned { user: &self.identity.user, exchange, routing_key, id }.name()
+    }
+
+    /// A durable subscription was asked for that may not be. If it once might, there is a queue, which would go on being filled,
+    /// and would be served if the right came back.
+    pub(in crate::session) fn delete_unowned_queue(&mut self, frame: &Frame, destination: &Destination) {
+        if !queue::is_durable(&frame.headers).unwrap_or(false) || frame.headers.contains("x-queue-name") {
+            return;
+        }
+        let (exchange, key) = match destination {
+            Destination::Exchange { name, key } => (name, key),
+            Destination::Topic(key) => (&self.config.default_topic_exchange, key),
+            _ => return,
+        };
+        let Some(id) = frame.header("id") else { return };
+        let queue = self.owned_name(exchange.as_str(), key.as_str(), id);
+        let bounded = self.subscriptions.deletions < self.config.subscriptions_max;
+        if bounded && !self.subscriptions.makes_queue(&queue) {
+            self.subscriptions.deletions += 1;
+            self.command(BrokerCommand::Delete { queue });
         }
     }
 
@@ -67,11 +99,12 @@ impl Session {
         self.judge_delete("durable", demand.as_deref(), &destination)
     }
 
-    /// Ends a subscription without a word; its queue stays if it is durable.
+    /// Ends a subscription without a word. Its queue goes too if it is this user's for this destination alone.
     pub(in crate::session) fn revoke_subscription(&mut self, key: SubscriptionKey) -> Option<Revoked> {
         let subscription = self.subscriptions.by_key.get(&key)?;
         let (name, id) = (subscription.name.clone(), subscription.id.clone());
-        let then = if subscription.making.exclusive { AfterUnsubscribe::Delete } else { AfterUnsubscribe::Keep };
+        let ends = subscription.making.exclusive || subscription.owned;
+        let then = if ends { AfterUnsubscribe::Delete } else { AfterUnsubscribe::Keep };
         let gone = Revoked { destination: subscription.destination.clone(), id };
         self.subscriptions.remember_revoked(name, self.config.subscriptions_max);
         self.stop_subscription(key, None, then);

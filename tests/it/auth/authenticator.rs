@@ -9,6 +9,7 @@ use stomp_relay::auth::{
 };
 use stomp_relay::metrics::Metrics;
 use stomp_relay::session::command::Credentials;
+use stomp_relay::session::identity::UserCase;
 use stomp_relay::session::proof::{CertificateName, Evidence, Proof, ProofFailure, Source, Token};
 
 use super::issuer::{AUDIENCE, ISSUER, claims, issuer};
@@ -43,7 +44,7 @@ fn config(server: Option<&KeyServer>, service: bool, upstream: Upstream) -> Auth
         window: Duration::from_secs(3600),
     };
     let service = service.then(|| Credentials { login: "service".to_owned(), passcode: "hidden".to_owned() });
-    AuthConfig { attempts, service, tokens }
+    AuthConfig { attempts, service, tokens, user_case: UserCase::default() }
 }
 
 fn authenticator(config: AuthConfig, before: Option<&Authenticator>) -> Authenticator {

@@ -1,6 +1,8 @@
 //! `[[rules]]` in a file: what it means, and what `check` says about mistakes.
 
 use stomp_relay::config::{Config, Overrides};
+use stomp_relay::session::identity::Identity;
+use stomp_relay::session::proof::ProofKind;
 
 use crate::support::scratch::Scratch;
 
@@ -156,4 +158,72 @@ fn a_variable_cannot_set_a_rule() {
     let variables = [("STOMP_RELAY_RULES__SEND".to_owned(), "**".to_owned())];
     let problems = Config::load(None, variables.into_iter(), &Overrides::default()).expect_err("there is no such key");
     assert!(problems.to_string().starts_with("env STOMP_RELAY_RULES__SEND: error: unknown variable"), "{problems}");
+}
+
+/// Whether such a client may SEND to `/queue/a` on this virtual host.
+fn may_send(settings: &str, user: &str, proof: ProofKind, virtual_host: &str) -> bool {
+    let config = load(settings).unwrap_or_else(|problems| panic!("{settings}: {problems}"));
+    let identity = Identity { proof, ..Identity::of_login(user) };
+    let session = config.session_config();
+    let who = &(identity, virtual_host.to_owned());
+    super::allowed(&session.rules, session.stance, who, "SEND /queue/a")
+}
+
+#[test]
+fn a_rule_may_be_for_one_proof_of_a_name_only() {
+    let rule = |proof: &str| format!("[[rules]]\nusers = [\"bob\"]\nproof = [{proof}]\nsend = [\"/queue/a\"]\n");
+    for (proof, kinds) in [
+        ("\"token\"", vec![ProofKind::Token]),
+        ("\"password\", \"certificate\"", vec![ProofKind::Password, ProofKind::Certificate]),
+    ] {
+        for (name, kind) in ProofKind::NAMES {
+            assert_eq!(
+                may_send(&rule(proof), "bob", kind, "/"),
+                kinds.contains(&kind),
+                "{name} where {proof} is asked"
+            );
+        }
+    }
+}
+
+#[test]
+fn another_spelling_escapes_no_rule_that_denies_and_gains_none_that_allows() {
+    const DENY: &str = "[[rules]]\neffect = \"deny\"\nusers = [\"Contractor\", \"temp-*\"]\nsend = [\"**\"]\n\
+                        [[rules]]\nsend = [\"**\"]\n";
+    const ALLOW: &str = "[[rules]]\nusers = [\"alice\"]\nsend = [\"**\"]\n";
+    let case = |case: &str, rules: &str| format!("auth.user_case = \"{case}\"\n{rules}");
+    let may = |settings: &str, user: &str| may_send(settings, user, ProofKind::Password, "/");
+    for user in ["contractor", "CONTRACTOR", "contractor ", "Temp-7", "TEMP-x"] {
+        assert!(!may(DENY, user) && !may(&case("lower", DENY), user), "{user:?}");
+        assert!(may(&case("exact", DENY), user), "{user:?}: told apart");
+    }
+    assert!(may(ALLOW, "alice") && !may(ALLOW, "Alice"), "as it is written");
+    assert!(may(&case("lower", ALLOW), "Alice") && !may(&case("exact", ALLOW), "Alice"));
+}
+
+#[test]
+fn rules_of_a_service_account_hold_where_the_configuration_says() {
+    const SERVICE: &str = "broker.vhost = \"main\"\nbroker.vhosts = { \"shop.example.com\" = \"shop\" }\n\
+                           auth = { service_login = \"svc\", service_passcode = \"x\" }\n";
+    let may = |settings: &str, vhost: &str| may_send(settings, "bob", ProofKind::Token, vhost);
+    let rule = "[[rules]]\nsend = [\"/queue/a\"]\n";
+    let with = format!("{SERVICE}{rule}");
+    assert!(may(&with, "main") && may(&with, "shop") && !may(&with, "secret"));
+    let everywhere = format!("{SERVICE}{rule}vhosts = [\"*\"]\n");
+    assert!(may(&everywhere, "secret"));
+    // One that denies holds everywhere, and so does one where RabbitMQ knows the user.
+    let deny = format!(
+        "{SERVICE}[[rules]]\neffect = \"deny\"\nsend = [\"/queue/a\"]\n[[rules]]\nsend = [\"**\"]\nvhosts = [\"*\"]\n"
+    );
+    assert!(!may(&deny, "secret"));
+    assert!(may(rule, "anything"));
+}
+
+#[test]
+fn an_empty_list_is_not_for_everybody() {
+    for key in ["users", "proof", "certificates", "vhosts"] {
+        let text = format!("[[rules]]\nsend = [\"/queue/a\"]\n{key} = []\n");
+        let why = "an empty list fits nobody; leave the key out if the rule is for everybody";
+        assert_problems(&text, &[&format!("3:{}: error: rules.{key}: {why}", key.len() + 4)]);
+    }
 }

@@ -89,6 +89,8 @@ const ONE_RULE: &[(&str, &str, &str, bool)] = &[
     ("/queue/**", "alice", "SEND /queue/a x-dead-letter-exchange: x-dead-letter-routing-key:b", YES),
     ("/topic/a", "alice", "SUBSCRIBE /topic/a x-queue-name:victim", NO),
     ("/topic/a /queue/mine", "alice", "SUBSCRIBE /topic/a x-queue-name:mine", YES),
+    // Neither names a binding, so nothing goes into the queue.
+    ("/queue/a /queue/b", "alice", "SUBSCRIBE /queue/a x-queue-name:b", YES),
     // Placeholders.
     ("/queue/in-{username}", "alice", "SEND /queue/in-alice", YES),
     ("/queue/in-{username}", "alice", "SEND /queue/in-bob", NO),

@@ -783,6 +783,7 @@ impl Stage {
                 self.deliveries.modes.entry(subscribe.key).or_insert(Automatic::Yes);
                 self.broker.pending.push_back(Pending::Subscribe(subscribe.key));
             }
+            BrokerCommand::Delete { .. } => {}
             BrokerCommand::Unsubscribe { key, .. } => self.broker.pending.push_back(Pending::Unsubscribe(key)),
         }
     }
