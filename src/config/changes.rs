@@ -14,6 +14,12 @@ impl std::fmt::Debug for WasSet {
     }
 }
 
+impl WasSet {
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.0.contains_key(path)
+    }
+}
+
 impl Config {
     /// The keys that `new` sets differently, sorted; `rules` stands for all rules. A file that a key names may have other
     /// contents all the same.

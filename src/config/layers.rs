@@ -71,7 +71,7 @@ impl<'a> Layers<'a> {
                     self.add_key((name, name), key.get_ref(), lines.place(&key.span()), value, lines);
                 }
             }
-            (DeValue::Array(tables), Some(Form::Repeated)) => self.add_tables(name, tables, lines),
+            (DeValue::Array(tables), Some(Form::Repeated)) => self.add_tables(name, at, tables, lines),
             (_, Some(Form::Repeated)) => self.problem(at, repeated(name)),
             (_, Some(Form::Single)) => {
                 self.problem(at, format!("\"{name}\" is a section; write its keys below [{name}]"));
@@ -88,8 +88,12 @@ impl<'a> Layers<'a> {
         }
     }
 
-    fn add_tables(&mut self, section: &str, tables: &[Spanned<DeValue<'_>>], lines: &Lines<'_>) {
+    fn add_tables(&mut self, section: &str, at: Place, tables: &[Spanned<DeValue<'_>>], lines: &Lines<'_>) {
         let mut index = 0;
+        if tables.is_empty() {
+            // None, and somebody says so.
+            self.values.insert(section.to_owned(), Value { data: Data::List(Vec::new()), place: at });
+        }
         for table in tables {
             let place = lines.place(&table.span());
             let DeValue::Table(keys) = table.get_ref() else {

@@ -6,6 +6,7 @@
 mod access;
 mod certificates;
 mod changes;
+mod defences;
 mod files;
 mod kind;
 mod layers;
@@ -23,6 +24,7 @@ mod tls_rules;
 mod token_rules;
 mod url;
 mod value;
+mod warnings;
 
 use std::path::{Path, PathBuf};
 
@@ -113,10 +115,13 @@ impl Config {
         Err(Problems::new(path.map(|path| path.display().to_string()), reader.problems))
     }
 
-    /// What works and yet should be mended, in texts for people. `serve` says the same in its log.
+    /// What works and yet should be mended, in texts for people: keys that others may read, and settings that undo a defence.
+    /// `serve` says the same in its log.
     pub fn warnings(&self) -> Vec<String> {
         let pairs = self.tls_config().map_or_else(Vec::new, |tls| tls.certificates);
-        pairs.iter().filter_map(|pair| exposure(&pair.key)).collect()
+        let mut warnings: Vec<String> = pairs.iter().filter_map(|pair| exposure(&pair.key)).collect();
+        warnings.extend(self.openings());
+        warnings
     }
 
     fn read(reader: &mut Reader) -> Self {

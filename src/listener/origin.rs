@@ -121,6 +121,11 @@ impl fmt::Display for OriginPattern {
 }
 
 impl OriginPattern {
+    /// Whether pages of anybody may come: all, or those without an origin, which every page can make (a sandboxed frame).
+    pub fn admits_anybody(&self) -> bool {
+        matches!(self.kind, Kind::Any | Kind::Null)
+    }
+
     /// The host that the entry names, and whether it stands for all names below.
     pub fn host(&self) -> Option<(String, bool)> {
         let below = self.kind == Kind::Subdomains;

@@ -143,6 +143,7 @@ impl Server {
     /// Serves until [`Signal::Stop`], then drains. The end of `signals` counts as Stop.
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>, reload: Reload) -> Ended {
         let secure_port = self.secure_port();
+        self.config.openings().iter().for_each(|opening| warn!("{opening}"));
         let Server { admin, broker, budget, mut config, doors, metrics, redirect, serving } = self;
         let readiness = Readiness::default();
         let clients = Clients::new(config.client_limits(), budget.clone());

@@ -50,13 +50,15 @@ pub(super) struct Reloadable<'a> {
 impl Reloadable<'_> {
     /// The configuration that holds from now on; None if that is the old one.
     pub(super) fn reload(&self, reload: &Reload, old: &Config) -> Option<Config> {
-        match (reload.load)().map_err(|problems| problems.to_string()).and_then(|new| self.apply(new)) {
+        let new = (reload.load)().map_err(|problems| problems.to_string());
+        match new.and_then(|new| nothing_left_out(old, new)).and_then(|new| self.apply(new)) {
             Ok(new) => {
                 (reload.applied)(&new);
                 if let Some(acceptor) = &self.serving.current().tls {
                     acceptor.announce();
                 }
                 announce(&old.changed_keys(&new));
+                new.openings().iter().for_each(|opening| warn!("{opening}"));
                 Some(new)
             }
             Err(reason) => {
@@ -75,6 +77,15 @@ impl Reloadable<'_> {
         self.clients.set_limits(new.client_limits());
         self.budget.set_limits(new.budget_limits(machine::memory()));
         Ok(new)
+    }
+}
+
+/// A reload never opens by silence what was closed.
+fn nothing_left_out(old: &Config, new: Config) -> Result<Config, String> {
+    let left_out = old.defences_left_out(&new);
+    match left_out.is_empty() {
+        true => Ok(new),
+        false => Err(format!("it leaves out what protects: {}", left_out.join("; "))),
     }
 }
 

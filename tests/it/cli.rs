@@ -159,6 +159,102 @@ fn check_and_serve_warn_of_a_key_that_is_open_to_others() {
     process.log.until("open to everybody on this machine (mode 0606)");
 }
 
+/// Settings that undo a defence, and what the warning names.
+const OPENINGS: &[(&str, &str)] = &[
+    ("http.origins = [\"*\"]\nauth.sources = [\"password\", \"basic\"]\n", "basic in auth.sources"),
+    ("http.origins = [\"null\"]\nauth.sources = [\"basic\"]\n", "basic in auth.sources"),
+    (
+        "http.origins = [\"*\"]\nauth.default_login = \"web\"\nauth.default_passcode = \"x\"\n",
+        "with auth.default_login",
+    ),
+    ("http.hosts = [\"*\"]\n", "http.hosts"),
+    ("admin.hosts = [\"*\"]\n", "admin.hosts"),
+    ("proxy.trusted = [\"0.0.0.0/0\"]\n", "proxy.trusted"),
+    ("proxy.trusted = [\"::/0\"]\n", "proxy.trusted"),
+    ("proxy.protocol_from = [\"0.0.0.0/1\"]\n", "proxy.protocol_from"),
+    ("listen = [\"ws://0.0.0.0:0/ws\"]\n", "in the clear; use wss://"),
+    ("listen = [\"ws://[2001:db8::1]:8080/ws\"]\n", "in the clear; use wss://"),
+    ("admin.listen = \"0.0.0.0:15680\"\n", "admin.listen"),
+    ("broker.uris = [\"amqp://mq.example.com\"]\n", "amqps://"),
+    ("broker.uris = [\"amqp://203.0.113.5\"]\n", "amqps://"),
+    (
+        "auth = { jwt = \"broker\", hmac_secret = \"0123456789012345678901234567890123\", audience = [\"a\"] }\n",
+        "auth.issuer",
+    ),
+    (
+        "auth = { jwt = \"broker\", issuer = \"https://id.example.com\", audience = [\"a\"], leeway = \"60s\" }\n",
+        "auth.leeway",
+    ),
+    (
+        "auth = { jwt = \"broker\", issuer = \"https://id.example.com\", audience = [\"a\"] }\n\
+         [[rules]]\nusers = [\"bob\"]\nsend = [\"**\"]\n",
+        "add proof",
+    ),
+    (
+        "auth = { jwt = \"broker\", issuer = \"https://id.example.com\", audience = [\"a\"], cookie_origins = [\"http://a.example.com\"], \
+         sources = [\"jwt_cookie\"] }\n",
+        "auth.cookie_origins",
+    ),
+    ("auth.recheck = \"24h\"\n", "auth.recheck"),
+    (
+        "auth = { service_login = \"svc\", service_passcode = \"x\" }\n[[rules]]\nsend = [\"**\"]\n",
+        "allows ** to everybody",
+    ),
+    (
+        "auth = { service_login = \"svc\", service_passcode = \"x\" }\n[[rules]]\nsend = [\"/topic/a\"]\nheaders = [\"*\"]\n",
+        "all headers to everybody",
+    ),
+    ("auth = { service_login = \"svc\", service_passcode = \"x\" }\n", "log.audit_file"),
+    (
+        "listen = [\"ws://10.0.0.1:8080/ws\"]\nauth = { service_login = \"guest\", service_passcode = \"x\" }\n",
+        "well-known administrator",
+    ),
+    ("listen = [\"ws://10.0.0.1:8080/ws\"]\nauth.loopback_users = []\n", "auth.loopback_users"),
+    ("listen = [\"ws://10.0.0.1:8080/ws\"]\nauth.failures_per_address_max = 100000\n", "passwords can be guessed"),
+    ("listen = [\"ws://10.0.0.1:8080/ws\"]\nauth.failure_delay = \"0s\"\n", "auth.failure_delay"),
+    ("listen = [\"ws://10.0.0.1:8080/ws\"]\nlimits.connect_rate_max = 0\n", "a rate in limits is 0"),
+    (
+        "listen = [\"ws://10.0.0.1:8080/ws\"]\nlimits.connections_per_address_max = 10000\n",
+        "one address can take every place",
+    ),
+];
+
+/// Settings that are usual, and open nothing.
+const CLOSED: &[&str] = &[
+    "",
+    "listen = [\"ws://10.0.0.1:8080/ws\"]\nbroker.uris = [\"amqp://rabbitmq\", \"amqp://mq.svc.cluster.local\"]\n",
+    "listen = [\"ws://0.0.0.0:8080/ws\"]\nproxy.trusted = [\"10.0.0.0/8\"]\nadmin.listen = \"10.0.0.1:15680\"\n",
+    "http.origins = [\"*\"]\n",
+    "http.origins = [\"https://app.example.com\"]\nauth.sources = [\"basic\"]\n",
+];
+
+#[test]
+fn check_warns_of_settings_that_undo_a_defence() {
+    let scratch = Scratch::new();
+    let check = |settings: &str, flags: &[&str]| {
+        let file = scratch.write("relay.toml", settings);
+        run(&[&["check", "--config", file.to_str().unwrap()], flags].concat())
+    };
+    for (settings, named) in OPENINGS {
+        let (code, _, said) = check(settings, &[]);
+        assert_eq!(code, 0, "{settings}: {said}");
+        assert!(said.lines().any(|line| line.contains(": warning: ") && line.contains(named)), "{settings}: {said}");
+        assert_eq!(check(settings, &["--strict"]).0, 78, "{settings}");
+    }
+    for settings in CLOSED {
+        let (code, _, said) = check(settings, &["--strict"]);
+        assert_eq!((code, said.as_str()), (0, ""), "{settings}");
+    }
+
+    let file = scratch.write("relay.toml", "auth.recheck = \"24h\"\n");
+    let file = file.to_str().unwrap();
+    let arguments = ["serve", "--config", file, "--broker", "amqp://127.0.0.1:1", "--admin", "127.0.0.1:0"];
+    let arguments = [&arguments[..], &["--listen", "ws://127.0.0.1:0/ws"]].concat();
+    let mut process = Process::start(&arguments, &[("STOMP_RELAY_DRAIN__DELAY", "0s")]);
+    process.ready();
+    process.log.until("auth.recheck is long");
+}
+
 #[test]
 fn dev_cert_replaces_only_by_force() {
     let scratch = Scratch::new();

@@ -42,7 +42,8 @@ impl Reloadable {
 
 fn rules(compatibility: &str, rules: &[String]) -> String {
     let rules: String = rules.iter().map(|rule| format!("[[rules]]\n{rule}\n")).collect();
-    format!("[stomp]\ncompatibility = \"{compatibility}\"\n{rules}")
+    let none = if rules.is_empty() { "rules = []\n" } else { "" };
+    format!("{none}[stomp]\ncompatibility = \"{compatibility}\"\n{rules}")
 }
 
 fn assert_denied(error: &Frame, header: &str, value: &str, text: &str) {
@@ -128,4 +129,37 @@ async fn a_strict_session_ends_with_what_it_loses_and_no_other() {
     send(&mut bystander, &format!("{name}.news"), "still here").await;
     bystander.message("still here").await;
     bystander.disconnect().await;
+}
+
+#[tokio::test]
+async fn what_a_new_file_leaves_out_goes_on_protecting() {
+    let name = unique("reload");
+    let protecting = format!(
+        "http.origins = [\"https://app.example.com\"]\nauth.failures_per_address_max = 5\nbroker.ignore_host = true\n\
+         [[rules]]\nsend = [\"**\"]\nsubscribe = [\"/topic/{name}.news\"]\n"
+    );
+    let mut relay = Reloadable::start(&format!("stomp.compatibility = \"rabbitmq\"\n{protecting}"));
+    let mut client = relay.client().await;
+    client.subscribe(&format!("id:0\ndestination:/topic/{name}.news")).await;
+    // Emptied, cut off, or overwritten with something else.
+    for (file, left_out) in [
+        ("", vec!["rules: ", "http.origins: ", "auth.failures_per_address_max: ", "broker.ignore_host: "]),
+        ("[log]\nlevel = \"info\"\n", vec!["rules: "]),
+        (&protecting[..protecting.find("[[rules]]").unwrap()], vec!["rules: "]),
+        (&protecting[protecting.find("[[rules]]").unwrap()..], vec!["http.origins: "]),
+    ] {
+        let before = relay.process.log.all().len();
+        relay.folder.write("relay.toml", file);
+        relay.process.signal("HUP");
+        relay.process.log.until("configuration not reloaded");
+        let log = relay.process.log.all()[before..].join("\n");
+        assert!(left_out.iter().all(|key| log.contains(key)), "{file:?}: {log}");
+        client.send(&format!("SUBSCRIBE\nid:1\ndestination:/topic/{name}.other\nreceipt:r\n\n")).await;
+        assert_denied(&client.error("access_refused").await, "receipt-id", "r", "SUBSCRIBE");
+    }
+    // Who says it gets it.
+    let said = "rules = []\nhttp.origins = []\nauth.failures_per_address_max = 20\nbroker.ignore_host = false\n";
+    relay.reload(said);
+    client.subscribe(&format!("id:1\ndestination:/topic/{name}.other")).await;
+    client.disconnect().await;
 }
