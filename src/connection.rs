@@ -85,6 +85,8 @@ struct Connection {
     config: Arc<ConnectionConfig>,
     /// Its address and the proxies between, for the audit log.
     client: String,
+    /// When the client's certificate is no longer valid.
+    certificate_ends_at: Option<Instant>,
     /// Of the client's certificate.
     common_name: Option<String>,
     /// What of the session's totals is in the metrics already.
@@ -347,7 +349,8 @@ impl Connection {
 
     /// A certificate says who the client is whatever else it showed.
     fn certified(&self, identity: Identity) -> Identity {
-        Identity { certificate_name: self.common_name.clone(), ..identity }
+        let (name, end) = (self.common_name.clone(), self.certificate_ends_at);
+        Identity { certificate_name: name, certificate_ends_at: end, ..identity }
     }
 
     /// For the metrics: from the loss of a side of the lease until it has shown that it works again.

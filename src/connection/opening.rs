@@ -3,7 +3,7 @@
 //! Decides nothing: that begins with the first turn.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand;
 use base64::Engine as _;
@@ -26,6 +26,9 @@ use crate::session::proof::CertificateName;
 use crate::session::{Locality, Session, SessionSeed, Stats};
 use crate::stomp::Decoder;
 
+/// Longer than a session lives.
+const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 impl Connection {
     pub(super) fn new(
         socket: WebSocket,
@@ -38,9 +41,9 @@ impl Connection {
         let started = Instant::now();
         let config = settings.borrow_and_update().clone();
         let locality = if opened.source.is_local() { Locality::Local } else { Locality::Remote };
-        let (certificate, common_name) = opened
-            .certificate
-            .take()
+        let certificate = opened.certificate.take();
+        let certificate_ends_at = certificate.as_ref().map(|certificate| end_of(certificate.not_after, started));
+        let (certificate, common_name) = certificate
             .map_or((None, None), |certificate| (Some(CertificateName(certificate.name)), certificate.common_name));
         let evidence = login::evidence(opened.presented.take(), certificate);
         let session = Session::new(config.session.clone(), seed(), locality, started)
@@ -51,6 +54,7 @@ impl Connection {
         let connection = Connection {
             asked: started,
             buffer: BytesMut::new(),
+            certificate_ends_at,
             client: opened.source.to_string(),
             common_name,
             counted: Stats::default(),
@@ -83,6 +87,13 @@ impl Connection {
         audit::opened(connection.subject(), opened.user_agent.as_deref().unwrap_or_default());
         connection
     }
+}
+
+/// When a second since 1970 is over. One that is too far away for this clock never comes.
+fn end_of(second: i64, now: Instant) -> Instant {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let end = Duration::from_secs(u64::try_from(second).unwrap_or(0).saturating_add(1));
+    now.checked_add(end.saturating_sub(since_1970)).unwrap_or(now + FAR)
 }
 
 /// How the broker's log names the client: with its port where it is directly connected.

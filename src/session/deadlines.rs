@@ -18,7 +18,7 @@ impl Session {
             }
             State::Ended => None,
             State::Leaving { deadline, .. } => {
-                let deadline = self.identity.expires_at.map_or(*deadline, |expiry| expiry.min(*deadline));
+                let deadline = self.identity.ends_at().map_or(*deadline, |expiry| expiry.min(*deadline));
                 Some(deadline.min(self.liveness.deadline()))
             }
             State::Open { .. } | State::Suspended { .. } => {
@@ -26,7 +26,7 @@ impl Session {
                     self.outages.give_up_at(),
                     self.blocked_deadline(),
                     self.throttle.until(),
-                    self.identity.expires_at,
+                    self.identity.ends_at(),
                 ];
                 Some(others.into_iter().flatten().fold(self.liveness.deadline(), Instant::min))
             }

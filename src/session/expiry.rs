@@ -6,12 +6,23 @@ use super::refusal::{CloseCode, Refusal};
 impl Session {
     /// Looked at before every input, so that no message passes in a session whose deadline is met late.
     pub(super) fn is_expired(&self) -> bool {
-        self.identity.expires_at.is_some_and(|expiry| self.now >= expiry)
+        self.identity.ends_at().is_some_and(|end| self.now >= end)
     }
 
     pub(super) fn expire(&mut self) {
-        self.refuse(token_expired());
+        let of_certificate = self.identity.certificate_ends_at.is_some_and(|end| self.now >= end);
+        self.refuse(if of_certificate { certificate_expired() } else { token_expired() });
     }
+}
+
+fn certificate_expired() -> Refusal {
+    Refusal::fatal(
+        "auth.certificate_expired",
+        "Certificate expired",
+        "The client's certificate is no longer valid\n",
+        "Connect again with a new certificate.",
+    )
+    .closing(CloseCode::TokenExpired)
 }
 
 /// The time of a token is over, at CONNECT or later.

@@ -27,14 +27,21 @@ pub struct Identity {
     pub proof: ProofKind,
     /// What a token says that is a text or a list of texts, by name; `a.b` is `b` in the object `a`.
     pub claims: BTreeMap<String, Vec<String>>,
+    /// The client's certificate is no longer valid then, and the session ends with it.
+    pub certificate_ends_at: Option<Instant>,
     /// Common name of the client's certificate.
     pub certificate_name: Option<String>,
-    /// The session ends then, unless the identity is renewed before. For a token, some moment between its end and that of the
+    /// The token's time is over then, and the session ends with it, unless the identity is renewed before. For a token, some moment between its end and that of the
     /// leeway.
     pub expires_at: Option<Instant>,
 }
 
 impl Identity {
+    /// When the session ends, whichever of its proofs does first.
+    pub fn ends_at(&self) -> Option<Instant> {
+        [self.expires_at, self.certificate_ends_at].into_iter().flatten().min()
+    }
+
     /// A user that RabbitMQ has checked.
     pub fn of_login(user: &str) -> Identity {
         Identity { user: user.to_owned(), ..Identity::default() }

@@ -75,6 +75,8 @@ pub struct ClientCertificate {
     pub name: String,
     /// The common name, if there is exactly one that could be a `name`.
     pub common_name: Option<String>,
+    /// The last second in which it is valid, since 1970.
+    pub not_after: i64,
 }
 
 impl ClientCertificate {
@@ -94,7 +96,7 @@ impl ClientCertificate {
         let name = found.ok_or_else(|| format!("the client's certificate has no {what}, or several"))?;
         usable(&name).map_err(|why| format!("the {what} in the client's certificate {why}"))?;
         let common_name = common_name(&certificate).filter(|name| usable(name).is_ok());
-        Ok(ClientCertificate { name, common_name })
+        Ok(ClientCertificate { name, common_name, not_after: certificate.validity().not_after.timestamp() })
     }
 }
 

@@ -2,17 +2,22 @@
 
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use stomp_relay::server::Signal;
 use stomp_relay::stomp::Command;
+use tokio::net::TcpStream;
 
 use super::issuer::{AUDIENCE, claims, issuer};
 use super::key_server::{Answer, KeyServer};
 use super::settings;
+use crate::support::authority::{Authority, Signed};
 use crate::support::process::get;
 use crate::support::rabbit::Rabbit;
 use crate::support::raw_http::within;
 use crate::support::relay::Relay;
-use crate::support::stomp::Client;
+use crate::support::scratch::Scratch;
+use crate::support::stomp::{Client, address};
 
 async fn relay() -> (Relay, KeyServer) {
     let server = KeyServer::start(Answer::json(&issuer().key_set())).await;
@@ -83,7 +88,7 @@ async fn a_new_token_is_judged_by_what_a_reload_has_brought() {
     let refresh = format!("SEND\ndestination:/auth/tokens\nreceipt:r\n\n{token}");
     client.send(&refresh).await;
     client.receipt("r").await;
-    relay.rewrite(&settings::relay(&server).replace(AUDIENCE, "another"));
+    relay.rewrite(&format!("{}leeway = \"0s\"\n", settings::relay(&server).replace(AUDIENCE, "another")));
     relay.signal(Signal::Reload).await;
     within("the token is refused", async {
         loop {
@@ -98,4 +103,48 @@ async fn a_new_token_is_judged_by_what_a_reload_has_brought() {
     // The session goes on with the token that it has.
     client.subscribe("id:1\ndestination:/topic/auth.reloaded").await;
     client.disconnect().await;
+}
+
+/// A TLS connection to `wss` that shows this certificate.
+async fn showing(relay: &Relay, own: &Signed) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(&relay.ca).unwrap() {
+        roots.add(certificate.unwrap()).unwrap();
+    }
+    let chain = CertificateDer::pem_slice_iter(own.cert.as_bytes()).map(Result::unwrap).collect();
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap())
+        .unwrap();
+    let stream = TcpStream::connect(address(&relay.wss)).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    tokio_rustls::TlsConnector::from(std::sync::Arc::new(config)).connect(name, stream).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_session_ends_with_its_certificate_whatever_else_it_showed() {
+    let (authority, folder) = (Authority::new("clients"), Scratch::new());
+    let ca = folder.write("clients.pem", authority.pem());
+    let settings = format!(
+        "[[rules]]\nsend = [\"**\"]\nsubscribe = [\"**\"]\n[auth]\nsources = [\"certificate\", \"password\"]\n\
+         service_login = \"guest\"\nservice_passcode = \"guest\"\n[tls]\nclient_auth = \"require\"\nclient_ca_file = {:?}\n",
+        ca.display().to_string()
+    );
+    let relay = Relay::start_with(Rabbit::shared(), &settings);
+    for shown in ["", "login:guest\npasscode:guest\n"] {
+        let own = authority.client_until("device-7", 3);
+        let start = Instant::now();
+        let mut client = Client::over(&relay.wss, showing(&relay, &own).await).await;
+        client.send(&format!("CONNECT\naccept-version:1.2\nhost:/\n{shown}\n")).await;
+        client.expect("CONNECTED").await;
+        client.subscribe("id:1\ndestination:/topic/auth.certificate").await;
+        let error = client.error("Certificate expired").await;
+        assert_eq!(error.header("error-code"), Some("auth.certificate_expired"));
+        assert_eq!(client.closed().await.0, 4001);
+        // Seconds in a certificate are whole, and the last one counts.
+        assert!(start.elapsed() > Duration::from_secs(2), "{:?}", start.elapsed());
+    }
 }

@@ -90,10 +90,27 @@ impl Authority {
         self.sign(params, serial, valid)
     }
 
+    /// With this common name, valid for so many seconds from now.
+    pub fn client_until(&self, name: &str, seconds: i64) -> Signed {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
+        let epoch = date_time_ymd(1970, 1, 1);
+        (params.not_before, params.not_after) =
+            (epoch + days(-1), epoch + Duration::from_secs((since_1970 + seconds) as u64));
+        self.signed(params, 7)
+    }
+
     fn sign(&self, mut params: CertificateParams, serial: u64, valid: Validity) -> Signed {
-        let key = KeyPair::generate().unwrap();
         let epoch = date_time_ymd(1970, 1, 1);
         (params.not_before, params.not_after) = (epoch + days(valid.0), epoch + days(valid.1));
+        self.signed(params, serial)
+    }
+
+    fn signed(&self, mut params: CertificateParams, serial: u64) -> Signed {
+        let key = KeyPair::generate().unwrap();
         params.serial_number = Some(SerialNumber::from(serial));
         params.use_authority_key_identifier_extension = true;
         Signed { cert: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
