@@ -444,6 +444,9 @@ impl Connection {
         self.decoded += before - self.buffer.len();
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
+        } else if self.buffer.len() <= before / 2 {
+            // What is left, mostly the beginning of a line, would keep the room of all that came before it.
+            self.buffer = BytesMut::from(&self.buffer[..]);
         }
         close
     }
