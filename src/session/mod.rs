@@ -11,6 +11,7 @@ mod access;
 mod actions;
 pub mod admission;
 pub mod amqp;
+mod arguments;
 mod blocked;
 mod boolean;
 pub mod command;

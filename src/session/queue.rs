@@ -1,5 +1,5 @@
-//! Which queue a frame means: its name, its `queue.declare` flags and arguments, and the consumer's arguments, all read from
-//! the headers of a SUBSCRIBE or SEND. Flags and names follow RabbitMQ's plugin, whose defaults depend on the version.
+//! Which queue a frame means: its name and its `queue.declare` flags, read from the headers of a SUBSCRIBE or SEND. Flags and
+//! names follow RabbitMQ's plugin, whose defaults depend on the version. Arguments are `arguments`' part.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use md5::{Digest as _, Md5};
 use sha2::{Digest as _, Sha256};
 
 use super::amqp::{Binding, FieldValue, QueueDeclaration, ShortText};
-use super::boolean::{boolean, flag};
+use super::arguments::{self, fitting};
+use super::boolean::flag;
 use super::config::{Compatibility, DurableQueueNaming};
-use super::destination::refuse_direct_reply_to;
-use super::properties::{FIELD_TABLE_BYTES_MAX, encoded_bytes, number, short};
+use super::properties::short;
 use super::refusal::Refusal;
 use crate::stomp::Headers;
 
@@ -86,7 +86,7 @@ pub(super) fn declaration(
         (Purpose::Topic, true) => false,
         (Purpose::Topic, false) => rules.era >= FlagEra::V4_3,
     };
-    let arguments = queue_arguments(headers, rules)?;
+    let arguments = arguments::of_queue(headers, rules)?;
     // From 4.3 the plugin forces what replicated queues and streams need anyway.
     let replicated = rules.era >= FlagEra::V4_3 && matches!(headers.get("x-queue-type"), Some("quorum" | "stream"));
     Ok(QueueDeclaration {
@@ -124,145 +124,6 @@ fn durable_flag(on: On, headers: &Headers, compatibility: Compatibility) -> Resu
 pub(super) fn is_durable(headers: &Headers) -> Result<bool, Refusal> {
     let (durable, persistent) = (flag(headers, "durable")?, flag(headers, "persistent")?);
     Ok(durable == Some(true) || persistent == Some(true))
-}
-
-enum Kind {
-    Bool,
-    Integer,
-    Text,
-}
-
-/// Which headers become queue arguments. The plugin knows some; the others it ignores, so in compatibility
-/// mode they are ignored too, lest an existing queue no longer match its declaration.
-const QUEUE_ARGUMENTS: &[(&str, Kind, Known)] = &[
-    ("x-dead-letter-exchange", Kind::Text, Known::Plugin),
-    ("x-dead-letter-routing-key", Kind::Text, Known::Plugin),
-    ("x-queue-type", Kind::Text, Known::Plugin),
-    ("x-max-age", Kind::Text, Known::Plugin),
-    ("x-expires", Kind::Integer, Known::Plugin),
-    ("x-message-ttl", Kind::Integer, Known::Plugin),
-    ("x-max-length", Kind::Integer, Known::Plugin),
-    ("x-max-length-bytes", Kind::Integer, Known::Plugin),
-    ("x-max-priority", Kind::Integer, Known::Plugin),
-    ("x-stream-max-segment-size-bytes", Kind::Integer, Known::Plugin),
-    ("x-stream-filter-size-bytes", Kind::Integer, Known::Plugin),
-    ("x-consumer-timeout", Kind::Integer, Known::RelayOnly),
-    ("x-dead-letter-strategy", Kind::Text, Known::RelayOnly),
-    ("x-delivery-limit", Kind::Integer, Known::RelayOnly),
-    ("x-initial-cluster-size", Kind::Integer, Known::RelayOnly),
-    ("x-max-in-memory-bytes", Kind::Integer, Known::RelayOnly),
-    ("x-max-in-memory-length", Kind::Integer, Known::RelayOnly),
-    ("x-overflow", Kind::Text, Known::RelayOnly),
-    ("x-queue-leader-locator", Kind::Text, Known::RelayOnly),
-    ("x-queue-master-locator", Kind::Text, Known::RelayOnly),
-    ("x-queue-mode", Kind::Text, Known::RelayOnly),
-    ("x-queue-version", Kind::Integer, Known::RelayOnly),
-    ("x-quorum-initial-group-size", Kind::Integer, Known::RelayOnly),
-    ("x-quorum-target-group-size", Kind::Integer, Known::RelayOnly),
-    ("x-single-active-consumer", Kind::Bool, Known::RelayOnly),
-    ("x-stream-max-segment-size", Kind::Integer, Known::RelayOnly),
-    ("x-unclean-leader-promotion", Kind::Bool, Known::RelayOnly),
-];
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Known {
-    Plugin,
-    RelayOnly,
-}
-
-fn queue_arguments(headers: &Headers, rules: QueueRules) -> Result<Vec<(ShortText, FieldValue)>, Refusal> {
-    let mut arguments = Vec::new();
-    // Every SEND to a queue comes by here, and hardly any says something of it.
-    if !headers.iter().any(|(name, _)| is_queue_argument(name)) {
-        return Ok(arguments);
-    }
-    for (name, kind, known) in QUEUE_ARGUMENTS {
-        let Some(value) = headers.get(name) else { continue };
-        if *known == Known::RelayOnly && rules.compatibility == Compatibility::Rabbitmq {
-            continue;
-        }
-        // RabbitMQ 4.3 answers this one with an error that closes the AMQP connection.
-        if *name == "x-queue-master-locator" && rules.era >= FlagEra::V4_3 {
-            return Err(Refusal::bad_header(name, "no longer known to this broker; use x-queue-leader-locator"));
-        }
-        let value = value.trim();
-        if *name == "x-dead-letter-routing-key" {
-            refuse_direct_reply_to(value)?;
-        }
-        let value = match kind {
-            Kind::Bool => FieldValue::Bool(boolean(name, value)?),
-            Kind::Integer => FieldValue::Integer(number(name, value, "a whole number")?),
-            Kind::Text => FieldValue::Text(value.to_owned()),
-        };
-        arguments.push((ShortText::lit(name), value));
-    }
-    fitting(arguments)
-}
-
-fn is_queue_argument(name: &str) -> bool {
-    name.starts_with("x-") && QUEUE_ARGUMENTS.iter().any(|(argument, ..)| *argument == name)
-}
-
-/// All of them, if they fit into an AMQP frame.
-fn fitting(arguments: Vec<(ShortText, FieldValue)>) -> Result<Vec<(ShortText, FieldValue)>, Refusal> {
-    let bytes: usize = arguments.iter().map(|(name, value)| encoded_bytes(name, value)).sum();
-    if bytes > FIELD_TABLE_BYTES_MAX {
-        return Err(Refusal::soft(
-            "limit.arguments",
-            "Invalid header",
-            format!(
-                "the x- headers of this frame take {bytes} bytes in AMQP, the limit is {FIELD_TABLE_BYTES_MAX} bytes\n"
-            ),
-            "Use fewer or shorter ones.",
-        ));
-    }
-    Ok(arguments)
-}
-
-/// The arguments of `basic.consume`. Only known ones with a checked value: some wrong ones close the AMQP connection.
-pub(super) fn consumer_arguments(
-    headers: &Headers,
-    compatibility: Compatibility,
-) -> Result<Vec<(ShortText, FieldValue)>, Refusal> {
-    let mut arguments = Vec::new();
-    if let Some(value) = headers.get("x-stream-offset")
-        && let Some(offset) = stream_offset(value.trim(), compatibility)?
-    {
-        arguments.push((ShortText::lit("x-stream-offset"), offset));
-    }
-    if let Some(value) = headers.get("x-stream-filter") {
-        let filters = value.split(',').map(str::to_owned).collect();
-        arguments.push((ShortText::lit("x-stream-filter"), FieldValue::List(filters)));
-    }
-    if let Some(value) = headers.get("x-stream-match-unfiltered") {
-        let value = boolean("x-stream-match-unfiltered", value)?;
-        arguments.push((ShortText::lit("x-stream-match-unfiltered"), FieldValue::Bool(value)));
-    }
-    if let Some(value) = headers.get("x-priority") {
-        let priority: i32 = number("x-priority", value, "a whole number")?;
-        arguments.push((ShortText::lit("x-priority"), FieldValue::Integer(priority.into())));
-    }
-    fitting(arguments)
-}
-
-/// The plugin ignores what it does not know and starts at the end of the stream; strict mode says so instead.
-fn stream_offset(value: &str, compatibility: Compatibility) -> Result<Option<FieldValue>, Refusal> {
-    if let Some(offset) = value.strip_prefix("offset=") {
-        let offset: u64 = number("x-stream-offset", offset, "a whole number")?;
-        let offset = i64::try_from(offset).map_err(|_| Refusal::bad_header("x-stream-offset", "number too large"))?;
-        return Ok(Some(FieldValue::Integer(offset)));
-    }
-    if let Some(seconds) = value.strip_prefix("timestamp=") {
-        let seconds: u32 = number("x-stream-offset", seconds, "seconds since 1970")?;
-        return Ok(Some(FieldValue::Timestamp(seconds.into())));
-    }
-    match (value, compatibility) {
-        ("first" | "last" | "next", _) => Ok(Some(FieldValue::Text(value.to_owned()))),
-        (_, Compatibility::Rabbitmq) => Ok(None),
-        (_, Compatibility::Strict) => {
-            Err(Refusal::bad_header("x-stream-offset", "expected first, last, next, offset=N or timestamp=SECONDS"))
-        }
-    }
 }
 
 /// `x-bind-<name>` headers as binding arguments, which headers exchanges route by.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Session;
 use super::access::Access;
 use super::amqp::{QueueDeclaration, ShortText};
+use super::arguments;
 use super::command::{
     AfterUnsubscribe, BrokerCommand, Overflow, Settlement, Sharing, Subscribe, SubscribedQueue, SubscriptionKey,
 };
@@ -202,7 +203,7 @@ impl Session {
         }
         let prefetch = self.prefetch(frame, mode)?;
         let prefetch = self.limit_prefetch(frame, &access.permit, prefetch)?;
-        let consumer_arguments = queue::consumer_arguments(&frame.headers, self.config.compatibility)?;
+        let consumer_arguments = arguments::of_consumer(&frame.headers, self.config.compatibility)?;
         let (mut queue, binding) = self.subscription_source(frame, &destination, durable)?;
         let receipt = frame.header("receipt").map(str::to_owned);
         let owned = durable && binding.is_some() && frame.header("x-queue-name").is_none() && self.has_rules();
