@@ -105,6 +105,7 @@ impl View {
             "AMQP connections by role and state",
             &[
                 ("role=\"consume\",state=\"open\"", of(Role::Consume, false)),
+                ("role=\"declare\",state=\"open\"", of(Role::Declare, false)),
                 ("role=\"publish\",state=\"open\"", of(Role::Publish, false)),
                 ("role=\"publish\",state=\"blocked\"", of(Role::Publish, true)),
             ],

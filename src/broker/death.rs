@@ -1,4 +1,5 @@
-//! Why a link died, as far as it matters for what follows: only what one of its sessions may have caused raises suspicion.
+//! Why a link died, as far as it matters for what follows: only what one of its sessions may have caused raises suspicion, and
+//! what the broker's own state caused is nobody's fault.
 
 use super::fault::reason;
 use lapin::ErrorKind;
@@ -6,6 +7,10 @@ use lapin::protocol::AMQPErrorKind;
 
 /// AMQP's reply code for an operator's doing: shutdown, `rabbitmqctl close_connection`, a deleted virtual host.
 const CONNECTION_FORCED: u16 = 320;
+/// AMQP's reply codes for what RabbitMQ can't do at the moment: a stream or quorum queue without a majority, a process that
+/// crashed.
+const RESOURCE_ERROR: u16 = 506;
+const INTERNAL_ERROR: u16 = 541;
 /// AMQP's reply code for a frame that can't be read; stands for lapin's own reading errors, which have none.
 const FRAME_ERROR: u16 = 501;
 
@@ -17,6 +22,9 @@ pub(super) enum Death {
     Network,
     /// The broker closed it for something that was sent on it (its reply code), or lapin could not read what came.
     Protocol { reply_code: u16 },
+    /// The broker closed it because of its own state. Something that was sent on it met that state and will meet it again, but
+    /// nobody is to blame for it.
+    State { reply_code: u16 },
 }
 
 /// How a link ended.
@@ -46,6 +54,7 @@ fn death(error: &lapin::Error) -> Death {
     match error.kind() {
         ErrorKind::ProtocolError(amqp) => match (amqp.kind(), amqp.get_id()) {
             (AMQPErrorKind::Hard(_), CONNECTION_FORCED) => Death::Forced,
+            (AMQPErrorKind::Hard(_), reply_code @ (RESOURCE_ERROR | INTERNAL_ERROR)) => Death::State { reply_code },
             (AMQPErrorKind::Hard(_), reply_code) => Death::Protocol { reply_code },
             (AMQPErrorKind::Soft(_), _) => Death::Network,
         },
@@ -77,7 +86,8 @@ mod tests {
         let io = |kind: io::ErrorKind| lapin::Error::from(ErrorKind::IOError(io::Error::from(kind).into()));
         let cases = [
             (hard(AMQPHardError::CONNECTIONFORCED), Death::Forced),
-            (hard(AMQPHardError::INTERNALERROR), protocol(541)),
+            (hard(AMQPHardError::INTERNALERROR), Death::State { reply_code: 541 }),
+            (hard(AMQPHardError::RESOURCEERROR), Death::State { reply_code: 506 }),
             (hard(AMQPHardError::NOTIMPLEMENTED), protocol(540)),
             (hard(AMQPHardError::FRAMEERROR), protocol(501)),
             (ErrorKind::InvalidChannel(3).into(), protocol(501)),

@@ -6,7 +6,7 @@
 use super::config::{BROKER_CLOSED_CHANNELS_MAX, BrokerConfig, LINK_IDLE};
 use super::connect::Connected;
 use super::counts::{BlockedLink, Counts};
-use super::death::Loss;
+use super::death::{Death, Loss};
 use super::exclusive::ExclusiveQueues;
 use super::fault::{Fault, within};
 use super::quarantine::{Company, Seclusion};
@@ -34,13 +34,18 @@ const SILENCE_GRAIN: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     Consume,
+    /// For declarations with arguments from clients, which may end their connection; there while they come.
+    Declare,
     Publish,
 }
 
 impl Role {
+    pub(super) const ALL: [Role; 3] = [Role::Consume, Role::Declare, Role::Publish];
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Role::Consume => "consume",
+            Role::Declare => "declare",
             Role::Publish => "publish",
         }
     }
@@ -341,7 +346,18 @@ impl Link {
     }
 
     fn lost(&self, loss: Loss) {
-        if self.state().lost.is_none() {
+        let tried = self.role == Role::Declare && matches!(loss.death, Death::Protocol { .. } | Death::State { .. });
+        if tried {
+            // Whose declaration it was is found out and said by those who try them. It says nothing of the broker.
+            debug!(
+                node = self.node,
+                login = self.login,
+                vhost = self.vhost,
+                reason = loss.reason,
+                "link lost by a trial"
+            );
+            self.counts.links_lost.fetch_add(1, Ordering::Relaxed);
+        } else if self.state().lost.is_none() {
             warn!(
                 node = self.node,
                 role = self.role.name(),

@@ -8,6 +8,7 @@
 //! channel      one session's lease: consume + publish, settle, subscribe (the operations), release (the end)
 //! hub          shared subscriptions of an identity: fanout (who gets a queue's messages), inbox (what waits for a session),
 //!              hub_channel (consumes the queues), workshop (has them made, on workbenches)
+//! trial        declarations with arguments from clients, tried on a link that nothing else depends on
 //! pool         identities and their links; logins, re-checks
 //! link         one AMQP connection: state, places for channels; connect makes it
 //! stream       TCP/TLS under lapin, read and written through guards; wire is what the inbound guard saw
@@ -60,6 +61,7 @@ mod subscribe;
 mod table;
 mod tenancy;
 mod tls;
+mod trial;
 mod watch;
 mod wire;
 mod workbench;

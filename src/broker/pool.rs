@@ -15,6 +15,7 @@ use super::nodes::{self, Endpoint, Failed, Nodes};
 use super::pace::{Pass, RESUMING_MAX, RESUMING_PATIENCE, backoff};
 use super::quarantine::{Company, Past, Place, Quarantine, Seclusion};
 use super::tenancy::{ASKING_MAX, Tenants};
+use super::trial::Trials;
 use crate::session::amqp::ShortText;
 use crate::session::command::Credentials;
 use crate::session::event::{BrokerInfo, LoginFailure};
@@ -116,9 +117,11 @@ pub(super) struct Entry {
     credentials: Mutex<Credentials>,
     consume: RoleLinks,
     publish: RoleLinks,
+    declare: RoleLinks,
     hub: Hub,
     limited: Limited,
     tenants: Tenants,
+    trials: Trials,
     /// Held while RabbitMQ is asked about the credentials.
     checked: TaskMutex<Checked>,
 }
@@ -366,9 +369,11 @@ impl Entry {
             credentials: Mutex::new(credentials.clone()),
             consume: RoleLinks::default(),
             publish: RoleLinks::default(),
+            declare: RoleLinks::default(),
             hub: Hub::default(),
             limited,
             tenants: Tenants::default(),
+            trials: Trials::default(),
             checked: TaskMutex::default(),
         }
     }
@@ -387,8 +392,8 @@ impl Entry {
     /// For a session that lost its consume side. Those who come back wait for a pass, so that not all of them make their
     /// subscriptions at once.
     pub(super) async fn restore_consuming(self: Arc<Self>, attempt: u32, past: Past) -> Result<Restored, LoginFailure> {
-        self.pool.nodes.pause(backoff(attempt)).await;
         let suspicion = past.judge().await;
+        self.pool.nodes.pause(backoff(attempt.max(suspicion.attempt(Instant::now())))).await;
         let version = self.check().await?;
         if let Some(queue) = &past.absent {
             self.clone().await_presence(queue).await?;
@@ -403,8 +408,8 @@ impl Entry {
         attempt: u32,
         past: Past,
     ) -> Result<Restored, LoginFailure> {
-        self.pool.nodes.pause(backoff(attempt)).await;
         let suspicion = past.judge().await;
+        self.pool.nodes.pause(backoff(attempt.max(suspicion.attempt(Instant::now())))).await;
         let slot = self.reserve(Role::Publish, suspicion.company(Instant::now())).await?;
         Ok(Restored::Publish { slot, suspicion })
     }
@@ -488,6 +493,10 @@ impl Entry {
         &self.hub
     }
 
+    pub(super) fn trials(&self) -> &Trials {
+        &self.trials
+    }
+
     pub(super) fn counts(&self) -> &Counts {
         &self.pool.counts
     }
@@ -495,16 +504,17 @@ impl Entry {
     fn role(&self, role: Role) -> &RoleLinks {
         match role {
             Role::Consume => &self.consume,
+            Role::Declare => &self.declare,
             Role::Publish => &self.publish,
         }
     }
 
     fn has_links(&self) -> bool {
-        [Role::Consume, Role::Publish].into_iter().any(|role| !lock(&self.role(role).links).is_empty())
+        Role::ALL.into_iter().any(|role| !lock(&self.role(role).links).is_empty())
     }
 
     fn retire(&self) {
-        for role in [Role::Consume, Role::Publish] {
+        for role in Role::ALL {
             lock(&self.role(role).links).iter().for_each(|link| link.retire());
         }
     }
@@ -638,7 +648,7 @@ impl Entry {
         }
         self.clone().ask(credentials.clone()).await?;
         *lock(&self.credentials) = credentials.clone();
-        for role in [Role::Consume, Role::Publish] {
+        for role in Role::ALL {
             let links = lock(&self.role(role).links).clone();
             for link in links {
                 link.update_secret(&credentials.passcode).await;

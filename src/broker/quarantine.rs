@@ -15,6 +15,8 @@ use tokio::time::Instant;
 
 /// How long a strike counts, and how long a quarantined link must live before it is a link like any other.
 const STRIKE_KEPT: Duration = Duration::from_secs(60);
+/// The first pause after the broker's own state has ended a link is that of so many attempts and one more: 0.4 to 0.8 s.
+const SETBACK_ATTEMPTS: u32 = 2;
 /// Sessions on a link for suspects.
 const SUSPECTS_PER_LINK: u16 = 8;
 /// Quarantined links at a time, over all identities: each costs lapin's thread and buffers. Further suspects wait.
@@ -50,6 +52,8 @@ impl Company {
 pub(super) struct Suspicion {
     strikes: u32,
     last: Option<Instant>,
+    /// The last link died of the broker's own state.
+    stalled: bool,
 }
 
 impl Suspicion {
@@ -64,9 +68,16 @@ impl Suspicion {
         }
     }
 
-    pub(super) fn strike(&mut self, now: Instant) {
+    pub(super) fn strike(&mut self, death: Death, now: Instant) {
         self.strikes = if self.company(now) == Company::Any { 1 } else { self.strikes + 1 };
         self.last = Some(now);
+        self.stalled = matches!(death, Death::State { .. });
+    }
+
+    /// The attempt that the next one counts as, at least, for the pause before it: what met the broker's own state is held
+    /// back, longer each time in a row.
+    pub(super) fn attempt(&self, now: Instant) -> u32 {
+        if self.stalled && self.company(now) != Company::Any { self.strikes + SETBACK_ATTEMPTS } else { 0 }
     }
 }
 
@@ -84,9 +95,9 @@ impl Past {
     pub(super) async fn judge(&self) -> Suspicion {
         let mut suspicion = self.suspicion;
         if let Some(link) = &self.link
-            && let Some(Loss { death: Death::Protocol { .. }, .. }) = loss(link).await
+            && let Some(Loss { death: death @ (Death::Protocol { .. } | Death::State { .. }), .. }) = loss(link).await
         {
-            suspicion.strike(Instant::now());
+            suspicion.strike(death, Instant::now());
         }
         suspicion
     }
@@ -178,20 +189,35 @@ impl Seclusion {
 mod tests {
     use super::*;
 
+    const PROTOCOL: Death = Death::Protocol { reply_code: 501 };
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
     fn strikes_separate_and_fade() {
         let (mut suspicion, now) = (Suspicion::default(), Instant::now());
         assert_eq!(suspicion.company(now), Company::Any);
-        suspicion.strike(now);
+        suspicion.strike(PROTOCOL, now);
         assert_eq!(suspicion.company(now), Company::Suspects);
-        suspicion.strike(now);
+        suspicion.strike(PROTOCOL, now);
         assert_eq!(suspicion.company(now), Company::Alone);
         let later = now + STRIKE_KEPT + SECOND;
         assert_eq!(suspicion.company(later), Company::Any);
-        suspicion.strike(later);
+        suspicion.strike(PROTOCOL, later);
         assert_eq!(suspicion.company(later), Company::Suspects);
+    }
+
+    #[test]
+    fn what_the_broker_cannot_do_is_held_back_longer_each_time() {
+        let (mut suspicion, now) = (Suspicion::default(), Instant::now());
+        assert_eq!(suspicion.attempt(now), 0);
+        let state = Death::State { reply_code: 506 };
+        suspicion.strike(state, now);
+        assert_eq!(suspicion.attempt(now), 3);
+        suspicion.strike(state, now);
+        assert_eq!((suspicion.attempt(now), suspicion.company(now)), (4, Company::Alone));
+        assert_eq!(suspicion.attempt(now + STRIKE_KEPT + SECOND), 0);
+        suspicion.strike(PROTOCOL, now);
+        assert_eq!(suspicion.attempt(now), 0, "that is a culprit's");
     }
 
     #[tokio::test]

@@ -7,7 +7,9 @@ use super::convert::{METHOD_BYTES_BESIDE_TABLE_MAX, short, short_text, table, ta
 use super::exclusive::{LeaseId, Reservation};
 use super::fault::{Fault, within};
 use super::link::Link;
+use super::pool::Entry;
 use super::release::barrier_close;
+use super::trial::Trial;
 use super::wire::Refusal;
 use crate::session::amqp::{Binding, FieldValue, QueueDeclaration, ShortText};
 use crate::session::command::{AfterUnsubscribe, Subscribe, SubscribedQueue};
@@ -27,6 +29,7 @@ const PRECONDITION_FAILED: u16 = 406;
 /// A session's consume channel, to be owned by an operation.
 #[derive(Clone)]
 pub(super) struct Operator {
+    pub(super) entry: Arc<Entry>,
     pub(super) lease: LeaseId,
     pub(super) link: Arc<Link>,
     pub(super) raw: lapin::Channel,
@@ -70,13 +73,28 @@ impl Operator {
 
     /// Declares a queue and returns its name.
     pub(super) async fn declare(&self, queue: &QueueDeclaration) -> Result<ShortText, Failure> {
-        self.declare_queue(queue).await.map(|declared| short_text(declared.name()))
+        self.declare_queue(queue, None).await.map(|declared| short_text(declared.name()))
     }
 
-    async fn declare_queue(&self, queue: &QueueDeclaration) -> Result<lapin::Queue, Failure> {
+    /// `binding` is what the queue is made for.
+    async fn declare_queue(
+        &self,
+        queue: &QueueDeclaration,
+        binding: Option<&Binding>,
+    ) -> Result<lapin::Queue, Failure> {
         self.check_size(&queue.arguments)?;
         self.link.judge_names(|text| text.queue(&queue.name, &queue.arguments))?;
         let reservation = self.reserve(queue)?;
+        // What this lease has already was tried then.
+        if reservation != Some(Reservation::Own)
+            && let Some(trial) = Trial::of_queue(queue, binding)
+            && let Err(failure) = trial.run(&self.entry).await
+        {
+            if reservation.is_some() {
+                self.link.exclusive.release(&queue.name, self.lease);
+            }
+            return Err(failure);
+        }
         let options = QueueDeclareOptions {
             passive: false,
             durable: queue.durable,
@@ -165,7 +183,11 @@ impl Operator {
             }
             _ => false,
         };
-        let declared = self.declare_queue(declaration).await?;
+        if let Some(Binding { arguments, exchange, routing_key }) = binding {
+            self.check_size(arguments)?;
+            self.link.judge_names(|text| text.binding(exchange, routing_key, arguments))?;
+        }
+        let declared = self.declare_queue(declaration, binding.as_ref()).await?;
         let deserted = declared.message_count() == 0 && declared.consumer_count() == 0;
         let leftover = match () {
             () if exact && !created_before => Leftover::Ours,
@@ -193,9 +215,15 @@ impl Operator {
         fate: QueueFate,
     ) -> Result<Subscribed, Failure> {
         self.check_size(&subscribe.consumer_arguments)?;
-        if let Some(Binding { arguments, exchange, routing_key }) = &subscribe.binding {
+        if let Some(binding) = &subscribe.binding {
+            let Binding { arguments, exchange, routing_key } = binding;
             self.check_size(arguments)?;
             self.link.judge_names(|text| text.binding(exchange, routing_key, arguments))?;
+            if !matches!(&subscribe.queue, SubscribedQueue::Declared(queue) if queue.exclusive)
+                && let Some(trial) = Trial::of_binding(binding, queue)
+            {
+                trial.run(&self.entry).await?;
+            }
         }
         // Not global: it is for the next consumer of this channel only.
         let qos = self.raw.basic_qos(subscribe.prefetch.max(1), BasicQosOptions { global: false });

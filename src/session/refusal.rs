@@ -197,9 +197,13 @@ fn reply_name(reply_code: u16) -> (&'static str, &'static str, &'static str) {
         503 => ("command_invalid", "broker.command_invalid", ""),
         504 => ("channel_error", "broker.channel_error", ""),
         505 => ("unexpected_frame", "broker.unexpected_frame", ""),
-        506 => ("resource_error", "broker.resource_error", ""),
+        506 => ("resource_error", "broker.resource_error", "Try again in a while."),
         530 => ("not_allowed", "broker.not_allowed", ""),
         540 => ("not_implemented", "broker.not_implemented", ""),
-        _ => ("internal_error", "broker.internal_error", ""),
+        _ => (
+            "internal_error",
+            "broker.internal_error",
+            "Check the arguments of the queue; if they are right, try again in a while.",
+        ),
     }
 }

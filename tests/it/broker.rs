@@ -2,6 +2,7 @@
 
 mod alone;
 mod consume;
+mod declare;
 mod links;
 mod login;
 mod publish;

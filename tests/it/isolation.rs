@@ -15,12 +15,14 @@ const REPLY_KEY: &str = "amq.rabbitmq.reply-to.AAAA.AAAA";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
+    /// Which of them is RabbitMQ's to say, by its version.
+    Either,
     /// An ERROR, from the relay or from the broker.
     Error,
     Receipt,
 }
 
-use Answer::{Error, Receipt};
+use Answer::{Either, Error, Receipt};
 
 /// Frames of one client; the last one is answered.
 struct Row {
@@ -249,6 +251,100 @@ fn others(name: &str) -> Vec<Row> {
     ]
 }
 
+/// Every argument that RabbitMQ knows, with values that some version of it might fail to read, or to use: the queue is declared,
+/// published to and consumed.
+fn arguments(name: &str) -> Vec<Row> {
+    const NUMBERS: [&str; 12] = [
+        "",
+        "-1",
+        "0",
+        "1",
+        "2",
+        "256",
+        "1000",
+        "4294967296",
+        "9223372036854775807",
+        "9223372036854775808",
+        "1.5",
+        "x",
+    ];
+    const NUMBERED: [&str; 16] = [
+        "x-consumer-timeout",
+        "x-delivery-limit",
+        "x-expires",
+        "x-initial-cluster-size",
+        "x-max-in-memory-bytes",
+        "x-max-in-memory-length",
+        "x-max-length",
+        "x-max-length-bytes",
+        "x-max-priority",
+        "x-message-ttl",
+        "x-queue-version",
+        "x-quorum-initial-group-size",
+        "x-quorum-target-group-size",
+        "x-stream-filter-size-bytes",
+        "x-stream-max-segment-size",
+        "x-stream-max-segment-size-bytes",
+    ];
+    let long = "v".repeat(300);
+    let words = [
+        ("x-dead-letter-exchange", vec!["", "nope", "é", &long]),
+        ("x-dead-letter-routing-key", vec!["", "k", &long]),
+        ("x-dead-letter-strategy", vec!["", "bogus", "at-most-once", "at-least-once"]),
+        ("x-max-age", vec!["", "s", "1", "5s", "05s", "0s", "-5s", "5S", "5ms", "h5", "99999999999999999999Y", "é"]),
+        ("x-overflow", vec!["", "bogus", "drop-head", "reject-publish", "reject-publish-dlx"]),
+        ("x-queue-leader-locator", vec!["", "bogus", "client-local", "balanced", "random", "least-leaders"]),
+        ("x-queue-master-locator", vec!["", "bogus", "client-local", "min-masters", "random", "é"]),
+        ("x-queue-mode", vec!["", "bogus", "default", "lazy"]),
+        ("x-queue-type", vec!["", "bogus", "Classic", "rabbit_classic_queue", "rabbit_mqtt_qos0_queue"]),
+        ("x-ha-policy", vec!["", "bogus", "all"]),
+    ];
+    let flags = ["x-single-active-consumer", "x-unclean-leader-promotion", "x-cancel-on-ha-failover"];
+    // The second ones are the consumer's.
+    let consumers = [
+        (
+            "x-stream-offset",
+            vec!["", "bogus", "first", "offset=-1", "offset=99999999999999999999", "timestamp=-1", "5m"],
+        ),
+        ("x-stream-filter", vec!["", ",", "a,b", &long]),
+        ("x-stream-match-unfiltered", vec!["", "perhaps", "true"]),
+        ("x-priority", vec!["", "high", "-2147483648", "2147483648"]),
+        ("x-credit", vec!["bogus"]),
+    ];
+    let numbered = NUMBERED.map(|argument| (argument, NUMBERS.to_vec()));
+    let flags = flags.map(|argument| (argument, vec!["", "perhaps", "true", "1"]));
+    let all = numbered.into_iter().chain(words).chain(flags).chain(consumers);
+    let all = all.flat_map(|(argument, values)| values.into_iter().map(move |value| (argument, value.to_owned())));
+    let all = all.collect::<Vec<_>>();
+    let mut rows = Vec::new();
+    for kind in ["classic", "quorum", "stream"] {
+        for (argument, value) in &all {
+            let its_own = match *argument {
+                "x-max-age" => "stream",
+                argument if argument.starts_with("x-stream") => "stream",
+                "x-delivery-limit" | "x-dead-letter-strategy" => "quorum",
+                argument if argument.starts_with("x-quorum") || argument.starts_with("x-max-in") => "quorum",
+                "x-queue-leader-locator" | "x-initial-cluster-size" => kind,
+                _ => "classic",
+            };
+            // The others are refused, and making them takes RabbitMQ long.
+            if kind != its_own {
+                continue;
+            }
+            let queue = format!("{name}-{}", rows.len());
+            let of_type = if *argument == "x-queue-type" { String::new() } else { format!("x-queue-type:{kind}\n") };
+            let headers = format!("destination:/queue/{queue}\n{of_type}durable:true\n{argument}:{value}");
+            let frames = [
+                format!("SUBSCRIBE\nid:s\nack:client\nprefetch-count:10\n{headers}\n\n"),
+                format!("SEND\n{headers}\n\nhello"),
+                format!("SEND\n{headers}\nreceipt:r\n\nhello"),
+            ];
+            rows.push(row(format!("a {kind} queue with {argument}:{}", brief(value)), Either, &frames));
+        }
+    }
+    rows
+}
+
 /// What the last frame of the row is answered by.
 async fn answer(relay: &Relay, connect: &str, row: &Row) -> Option<Answer> {
     let mut client = relay.client_with(connect).await;
@@ -280,7 +376,15 @@ async fn converse(talker: &mut Client, listener: &mut Client, destination: &str,
     }
 }
 
-async fn nobody_is_disturbed(settings: &str, fits: impl Fn(&Row, Option<Answer>) -> bool) {
+fn everything(name: &str) -> Vec<Row> {
+    [sends(name), subscribes(name), others(name)].into_iter().flatten().collect()
+}
+
+async fn nobody_is_disturbed(
+    settings: &str,
+    rows: impl Fn(&str) -> Vec<Row>,
+    fits: impl Fn(&Row, Option<Answer>) -> bool,
+) {
     let rabbit = Rabbit::shared();
     let admin = rabbit.admin().await;
     let (user, name) = (unique("user"), unique("isolation"));
@@ -298,8 +402,9 @@ async fn nobody_is_disturbed(settings: &str, fits: impl Fn(&Row, Option<Answer>)
 
     let through = AtomicBool::new(false);
     let mut misfits = Vec::new();
+    let rows = rows(&name);
     let rows = async {
-        for row in [sends(&name), subscribes(&name), others(&name)].into_iter().flatten() {
+        for row in rows {
             let answer = answer(&relay, &connect, &row).await;
             if !fits(&row, answer) {
                 misfits.push(format!("{}: {answer:?} instead of {:?}", row.what, row.answer));
@@ -310,20 +415,26 @@ async fn nobody_is_disturbed(settings: &str, fits: impl Fn(&Row, Option<Answer>)
     tokio::join!(rows, converse(&mut talker, &mut listener, &destination, &through));
     assert_eq!(rabbit.links_of(&user), before, "the links are the same as before");
     assert!(misfits.is_empty(), "{misfits:#?}");
-    for queue in [format!("{name}-stream"), name] {
-        admin.channel.queue_delete(queue.as_str().into(), Default::default()).await.expect("deleted, or not there");
+    let all = rabbit.ctl(&["list_queues", "--no-table-headers", "name"]);
+    for queue in all.lines().filter(|queue| queue.starts_with(&name)) {
+        admin.channel.queue_delete(queue.into(), Default::default()).await.expect("deleted, or not there");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_a_client_says_concerns_itself_alone() {
     let settings = "[stomp]\ndestination_decoding = \"full\"\n";
-    nobody_is_disturbed(settings, |row, answer| answer == Some(row.answer)).await;
+    nobody_is_disturbed(settings, everything, |row, answer| answer == Some(row.answer)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_arguments_a_client_gives_its_queue_concern_itself_alone() {
+    nobody_is_disturbed("", arguments, |_, answer| answer.is_some()).await;
 }
 
 /// The plugin takes some of it for something else; that nobody is disturbed holds all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn so_it_is_in_compatibility_mode() {
     let settings = "[stomp]\ncompatibility = \"rabbitmq\"\n";
-    nobody_is_disturbed(settings, |_, answer| answer.is_some()).await;
+    nobody_is_disturbed(settings, everything, |_, answer| answer.is_some()).await;
 }

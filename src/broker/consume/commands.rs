@@ -112,7 +112,12 @@ impl ConsumeSide {
                 })
             }
             Some(channel) => {
-                let operator = Operator { lease: self.lease, link: channel.link.clone(), raw: channel.raw.clone() };
+                let operator = Operator {
+                    entry: self.entry.clone(),
+                    lease: self.lease,
+                    link: channel.link.clone(),
+                    raw: channel.raw.clone(),
+                };
                 let alone = channel.link.seclusion.is_for_one();
                 let blamed = command.consumes().filter(|queue| self.is_blamed(queue)).cloned();
                 let Some(command) = self.commands.pop_front() else { return false };

@@ -147,11 +147,11 @@ impl Rabbit {
         self.ctl(&["set_permissions", "-p", vhost, name, configure, write, read]);
     }
 
-    /// The AMQP connections of a user, as the broker numbers them, without those that only check a passcode.
+    /// The AMQP connections of a user, as the broker numbers them, without those that only check a passcode or try declarations.
     pub fn links_of(&self, user: &str) -> Vec<String> {
         let all = self.ctl(&["list_connections", "pid", "user", "client_properties"]);
-        let own =
-            all.lines().filter(|line| line.split('\t').nth(1) == Some(user) && !line.contains("stomp-relay check"));
+        let depended = |line: &&str| !line.contains("stomp-relay check") && !line.contains("stomp-relay declare");
+        let own = all.lines().filter(|line| line.split('\t').nth(1) == Some(user)).filter(depended);
         let mut own = own.filter_map(|line| line.split('\t').next().map(str::to_owned)).collect::<Vec<_>>();
         own.sort();
         own
