@@ -224,6 +224,7 @@ impl Logins {
             secret.update(credentials).await.map_err(|failure| {
                 info!(client = label.0, ?failure, "RabbitMQ did not take a new token");
                 match failure {
+                    failure if failure.connection_limit().is_some() => ProofFailure::Unavailable,
                     LoginFailure::AccessRefused | LoginFailure::VirtualHost { .. } => ProofFailure::Refused,
                     LoginFailure::Unavailable { .. } => ProofFailure::Unavailable,
                 }

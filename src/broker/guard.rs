@@ -369,7 +369,10 @@ impl Guard {
                 // The smaller of both is agreed upon; 0 is no limit.
                 match frame::tune_frame_max(payload) {
                     None | Some(0) => {}
-                    Some(bytes) => self.frame_bytes_max = self.frame_bytes_max.min(bytes as usize),
+                    Some(bytes) => {
+                        self.wire.record_frame_max(bytes);
+                        self.frame_bytes_max = self.frame_bytes_max.min(bytes as usize);
+                    }
                 }
             }
             methods::CHANNEL_CLOSE => {

@@ -625,7 +625,11 @@ impl Entry {
     /// Asks RabbitMQ about the credentials that it has accepted before.
     async fn ask_again(self: Arc<Self>) -> Result<(), LoginFailure> {
         let credentials = self.credentials();
-        self.ask(credentials).await
+        match self.ask(credentials).await {
+            // RabbitMQ judges the credentials before its limits, and who is asked about has its connections.
+            Err(failure) if failure.connection_limit().is_some() => Ok(()),
+            result => result,
+        }
     }
 
     /// Asks RabbitMQ about credentials on a connection of its own.

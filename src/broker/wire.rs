@@ -50,6 +50,8 @@ struct ChannelRecord {
 struct Record {
     channels: HashMap<u16, ChannelRecord>,
     phase: Phase,
+    /// As the broker offers it; 0 is no limit, or not known.
+    frame_max: u32,
     version: String,
 }
 
@@ -130,6 +132,14 @@ impl Wire {
 
     pub(super) fn version(&self) -> String {
         self.lock().version.clone()
+    }
+
+    pub(super) fn record_frame_max(&self, bytes: u32) {
+        self.lock().frame_max = bytes;
+    }
+
+    pub(super) fn frame_max(&self) -> u32 {
+        self.lock().frame_max
     }
 
     pub(super) fn record_authenticated(&self) {

@@ -138,6 +138,28 @@ pub enum LoginFailure {
     VirtualHost { reply_text: String },
 }
 
+impl LoginFailure {
+    /// Whether one of RabbitMQ's limits on connections is met, which are judged after the credentials; and whose it is.
+    pub fn connection_limit(&self) -> Option<&'static str> {
+        let LoginFailure::VirtualHost { reply_text } = self else { return None };
+        connection_limit(reply_text)
+    }
+}
+
+/// The same of a refusal's text (530).
+pub fn connection_limit(reply_text: &str) -> Option<&'static str> {
+    // The names that are quoted are the client's: only the end counts.
+    let (before, _) = reply_text.strip_suffix(") is reached")?.rsplit_once(" (")?;
+    match before {
+        _ if before.ends_with(": user connection limit") => Some("user"),
+        _ if before.ends_with(": node connection limit") => Some("node"),
+        _ if before.ends_with(": connection limit") || before.ends_with(": vhost connection limit") => {
+            Some("virtual host")
+        }
+        _ => None,
+    }
+}
+
 /// What is known of the broker after login.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerInfo {
@@ -148,6 +170,27 @@ pub struct BrokerInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_on_connections_is_told_from_other_refusals() {
+        for (text, whose) in [
+            (
+                "NOT_ALLOWED - access to vhost '/' refused for user 'a': connection limit (2) is reached",
+                Some("virtual host"),
+            ),
+            (
+                "NOT_ALLOWED - access to vhost '/' refused for user 'a': vhost connection limit (2) is reached",
+                Some("virtual host"),
+            ),
+            ("NOT_ALLOWED - Connection refused for user 'a': user connection limit (2) is reached", Some("user")),
+            ("NOT_ALLOWED - connection refused: node connection limit (2) is reached", Some("node")),
+            ("NOT_ALLOWED - vhost ': connection limit (2) is reached' not found", None),
+            ("NOT_ALLOWED - access to vhost '/' refused for user 'a'", None),
+        ] {
+            let failure = LoginFailure::VirtualHost { reply_text: text.to_owned() };
+            assert_eq!(failure.connection_limit(), whose, "{text}");
+        }
+    }
 
     #[test]
     fn a_queue_whose_node_is_away_is_told_from_a_missing_one() {

@@ -191,9 +191,15 @@ impl Session {
                     Side::Publish => {}
                 }
             }
-            // A lease that was told to end takes no other command.
-            Err(LoginFailure::Unavailable { .. }) if matches!(self.state, State::Leaving { .. }) => {}
-            Err(LoginFailure::Unavailable { .. }) => self.ask_for(side),
+            // At a limit on connections the one that was lost may still count.
+            Err(failure)
+                if matches!(failure, LoginFailure::Unavailable { .. }) || failure.connection_limit().is_some() =>
+            {
+                // A lease that was told to end takes no other command.
+                if !matches!(self.state, State::Leaving { .. }) {
+                    self.ask_for(side);
+                }
+            }
             // The operator's account, and the operator's to mend: the client waits as for a broker.
             Err(_) if self.identity.account == Account::Service => {
                 self.outages.of(side).missing = Missing::Account;
@@ -201,7 +207,7 @@ impl Session {
                     self.ask_for(side);
                 }
             }
-            Err(LoginFailure::AccessRefused | LoginFailure::VirtualHost { .. }) => self.refuse(no_longer_let_in()),
+            Err(_) => self.refuse(no_longer_let_in()),
         }
     }
 

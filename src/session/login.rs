@@ -9,7 +9,7 @@ use super::expiry::token_expired;
 use super::io::{LoggedIn, Output};
 use super::proof::{Denial, Evidence, Proof, ProofFailure, Source, Token};
 use super::queue::FlagEra;
-use super::refusal::{CloseCode, Refusal};
+use super::refusal::{self, CloseCode, Refusal};
 use super::state::State;
 use super::{Locality, Session};
 use crate::stomp::heartbeat::{Request, Rule};
@@ -254,6 +254,9 @@ fn bad_connect(body: impl Into<String>, hint: &'static str) -> Refusal {
 }
 
 fn login_refusal(failure: &LoginFailure, login: &str, virtual_host: &str) -> Refusal {
+    if let Some(whose) = failure.connection_limit() {
+        return refusal::connection_limit("Bad CONNECT", whose);
+    }
     match failure {
         LoginFailure::AccessRefused => {
             bad_connect(format!("Access refused for user '{login}'"), "Check login and passcode; both are RabbitMQ's.")

@@ -174,6 +174,7 @@ impl Denial {
         match self {
             Denial::Broker(LoginFailure::AccessRefused) => "refused",
             Denial::Broker(LoginFailure::Unavailable { .. }) => "unavailable",
+            Denial::Broker(failure) if failure.connection_limit().is_some() => "limited",
             Denial::Broker(LoginFailure::VirtualHost { .. }) => "virtual_host",
             Denial::Proof(failure) => failure.label(),
         }

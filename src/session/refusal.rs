@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use super::config::Compatibility;
+use super::event::connection_limit as connection_limit_of;
 use crate::stomp::{Command, Frame, Version};
 
 /// WebSocket close codes (RFC 6455, 7.4; 4000 to 4999 are the application's own).
@@ -118,6 +119,9 @@ impl Refusal {
     /// A channel exception, which is always this client's own error (AMQP 0-9-1, 1.2.8: soft reply codes).
     pub fn from_reply(reply_code: u16, reply_text: &str) -> Refusal {
         let (name, code, hint) = reply_name(reply_code);
+        if let Some(limit) = Limit::of(reply_code, reply_text) {
+            return limit.refusal(name, reply_text);
+        }
         let close = match reply_code {
             403..=405 => CloseCode::PolicyViolation,
             500.. => CloseCode::InternalError,
@@ -178,6 +182,80 @@ impl Refusal {
     }
 }
 
+/// One of RabbitMQ's limits. They have AMQP's codes for mistakes of all kinds, so only their texts tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    Channels,
+    Connections(&'static str),
+    Consumers,
+    ConsumerTimeout,
+    MessageBytes,
+    Queues,
+}
+
+impl Limit {
+    /// Only what stands before the first quoted name, or after the last one, is RabbitMQ's own.
+    fn of(reply_code: u16, reply_text: &str) -> Option<Limit> {
+        let (_, text) = reply_text.split_once(" - ")?;
+        match reply_code {
+            406 if text.starts_with("delivery acknowledgement on channel ") => Some(Limit::ConsumerTimeout),
+            406 if text.starts_with("message size ") && text.contains(" is larger than ") => Some(Limit::MessageBytes),
+            406 if text.starts_with("cannot declare queue '") && text.ends_with(") is reached") => Some(Limit::Queues),
+            530 if text.starts_with("number of channels opened ") => Some(Limit::Channels),
+            530 if text.starts_with("reached maximum (") && text.contains(" of consumers per channel") => {
+                Some(Limit::Consumers)
+            }
+            530 => connection_limit_of(reply_text).map(Limit::Connections),
+            _ => None,
+        }
+    }
+
+    fn refusal(self, name: &'static str, reply_text: &str) -> Refusal {
+        let (code, hint, close) = match self {
+            Limit::Channels => (
+                "broker.channel_limit",
+                "Try again later. RabbitMQ's limit on channels of the user (set_user_limits, max-channels) or of a connection \
+                 (channel_max) leaves no room; its administrator can raise it.",
+                CloseCode::TryAgainLater,
+            ),
+            Limit::Connections(whose) => {
+                return Refusal { severity: Severity::Fatal, ..connection_limit(name, whose) };
+            }
+            Limit::Consumers => (
+                "broker.consumer_limit",
+                "UNSUBSCRIBE from something. RabbitMQ's consumer_max_per_channel bounds what one session may consume.",
+                CloseCode::PolicyViolation,
+            ),
+            Limit::ConsumerTimeout => (
+                "broker.consumer_timeout",
+                "ACK or NACK messages sooner, or ask for fewer at a time (prefetch-count). RabbitMQ's consumer_timeout is how \
+                 long one may stay unacknowledged.",
+                CloseCode::PolicyViolation,
+            ),
+            Limit::MessageBytes => (
+                "broker.message_limit",
+                "Send a smaller body. RabbitMQ's max_message_size is less than the relay's limit.",
+                CloseCode::TooBig,
+            ),
+            Limit::Queues => (
+                "broker.queue_limit",
+                "Try again when there are fewer queues. RabbitMQ's limit on queues (set_vhost_limits, max-queues, or \
+                 cluster_queue_limit) is reached; its administrator can raise it.",
+                CloseCode::TryAgainLater,
+            ),
+        };
+        Refusal::fatal(code, name, reply_text, hint).closing(close)
+    }
+}
+
+/// RabbitMQ lets the relay open no further connection.
+pub(super) fn connection_limit(message: &'static str, whose: &str) -> Refusal {
+    let body = format!("RabbitMQ's limit on connections of the {whose} is reached\n");
+    let hint = "Try again later. RabbitMQ's administrator can raise it (max-connections of set_vhost_limits or set_user_limits, \
+                connection_max).";
+    Refusal::soft("broker.connection_limit", message, body, hint).closing(CloseCode::TryAgainLater)
+}
+
 /// AMQP's reply codes by the names that the plugin puts into `message`, with our code and advice.
 fn reply_name(reply_code: u16) -> (&'static str, &'static str, &'static str) {
     match reply_code {
@@ -205,5 +283,55 @@ fn reply_name(reply_code: u16) -> (&'static str, &'static str, &'static str) {
             "broker.internal_error",
             "Check the arguments of the queue; if they are right, try again in a while.",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_limit_of_rabbitmq_has_its_own_code() {
+        for (code, text, expected) in [
+            (
+                406,
+                "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: 1000 ms.",
+                "broker.consumer_timeout",
+            ),
+            (
+                406,
+                "PRECONDITION_FAILED - message size 2000 is larger than configured max size 1000",
+                "broker.message_limit",
+            ),
+            (
+                406,
+                "PRECONDITION_FAILED - cannot declare queue 'q': queue limit in vhost '/' (1) is reached",
+                "broker.queue_limit",
+            ),
+            (
+                530,
+                "NOT_ALLOWED - number of channels opened for user 'a' has reached the maximum allowed user limit of (3)",
+                "broker.channel_limit",
+            ),
+            (
+                530,
+                "NOT_ALLOWED - number of channels opened (9) has reached the negotiated channel_max (9)",
+                "broker.channel_limit",
+            ),
+            (530, "NOT_ALLOWED - reached maximum (2) of consumers per channel", "broker.consumer_limit"),
+            (
+                530,
+                "NOT_ALLOWED - Connection refused for user 'a': user connection limit (2) is reached",
+                "broker.connection_limit",
+            ),
+            (530, "NOT_ALLOWED - vhost 'x' not found", "broker.not_allowed"),
+            (
+                406,
+                "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'message size is larger than'",
+                "broker.precondition_failed",
+            ),
+        ] {
+            assert_eq!(Refusal::from_reply(code, text).code, expected, "{text}");
+        }
     }
 }

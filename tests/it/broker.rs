@@ -3,6 +3,7 @@
 mod alone;
 mod consume;
 mod declare;
+mod limits;
 mod links;
 mod login;
 mod publish;

@@ -26,7 +26,7 @@ async fn let_in(broker: &Broker, user: &str) -> Channel {
 
 fn is_refused_for_itself(event: &BrokerEvent) -> bool {
     let concern = Concern::Declare(DeclareToken(1));
-    matches!(event, BrokerEvent::Failed { failure: Failure::Refused { reply_code: 541, .. }, concerns } if *concerns == concern)
+    matches!(event, BrokerEvent::Failed { failure: Failure::Refused { reply_code: 541, .. }, concerns, .. } if *concerns == concern)
 }
 
 #[tokio::test(flavor = "multi_thread")]
