@@ -22,6 +22,7 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::audit;
 use crate::broker::{Broker, BrokerStatus, Role};
 use crate::budget::Budget;
 use crate::clients::Clients;
@@ -85,6 +86,9 @@ impl View {
             "Whether the relay is being stopped",
             &[("", usize::from(self.readiness.is_draining()))],
         )?;
+        counter(&mut text, "audit_events_lost", "Events that the audit log could not take", audit::losses().0)?;
+        let left_out = self.clients.left_out();
+        counter(&mut text, "stranger_events_left_out", "Events about strangers that no log tells", left_out)?;
         let help = "Clients that had not logged in and gave their places to others";
         counter(&mut text, "strangers_evicted", help, self.clients.evicted())?;
         counter(&mut text, "connections_accepted", "Client connections accepted", self.clients.total())?;

@@ -58,6 +58,9 @@ const EVENTS_PER_TURN: usize = 64;
 /// Bytes decoded before others of this thread have their turn: about a millisecond of the most laborious ones.
 const DECODED_PER_TURN: usize = 64 * 1024;
 
+/// The `error-code` of what RabbitMQ denies.
+const ACCESS_REFUSED: &str = "broker.access_refused";
+
 /// What all clients share that came under the same settings.
 #[derive(Debug)]
 pub struct ConnectionConfig {
@@ -123,6 +126,8 @@ struct Connection {
     socket_failed: bool,
     stall: Stall,
     started: Instant,
+    /// Its user agent, while neither log nor audit log has told of it, because strangers caused too many lines.
+    untold: Option<Box<str>>,
 }
 
 /// What a turn waited for.
@@ -154,7 +159,11 @@ pub fn run(
 impl Connection {
     async fn run(mut self: Box<Self>) {
         self.place.opened();
-        let refused = self.place.refused().and_then(|limit| self.input(self.started, Input::NotAdmitted(limit)));
+        let refused = self.place.refused().or_else(|| {
+            let unrecorded = audit::keeps_out().then_some(Limit::AuditLog);
+            unrecorded.inspect(|limit| self.metrics.rejected(limit.label()))
+        });
+        let refused = refused.and_then(|limit| self.input(self.started, Input::NotAdmitted(limit)));
         let close = match refused {
             Some(close) => close,
             None => self.serve().await,
@@ -173,6 +182,10 @@ impl Connection {
         self.gauges.show(Presence::Unknown);
         self.gauges.gauge(Gauged::default());
         self.metrics.session_closed(reason, time.as_secs_f64());
+        if self.untold.is_some() {
+            debug!(session = self.session.id(), client = self.client, code = close.code as u16, reason, "session closed");
+            return;
+        }
         info!(
             session = self.session.id(),
             client = self.client,
@@ -336,8 +349,13 @@ impl Connection {
             self.metrics.rejected(limit.label());
             return self.input(now, Input::NotAdmitted(limit));
         }
-        if result.is_err() {
-            self.place.was_answered();
+        match &result {
+            Ok(_) => {
+                if let Some(user_agent) = self.untold.take() {
+                    self.introduce(&user_agent);
+                }
+            }
+            Err(_) => self.place.was_answered(),
         }
         self.input(now, Input::Login(result))
     }
@@ -515,7 +533,8 @@ impl Connection {
                 }
                 Output::Login { evidence, virtual_host } => {
                     self.asked = now;
-                    match self.place.take_connect(now) {
+                    let turn = if audit::keeps_out() { Err(Limit::AuditLog) } else { self.place.take_connect(now) };
+                    match turn {
                         Ok(turn) => {
                             let logins = self.logins.clone();
                             let (asked, who) = (now.into(), self.applicant());
@@ -529,7 +548,9 @@ impl Connection {
                     }
                 }
                 Output::NotAuthenticated { claimed, source } => {
-                    audit::not_authenticated(self.subject(), &claimed, source.name(), "loopback_only");
+                    if self.may_tell(now) {
+                        audit::not_authenticated(self.subject(), &claimed, source.name(), "loopback_only");
+                    }
                 }
                 Output::Ping => {
                     self.pinged.get_or_insert(now);
@@ -570,6 +591,10 @@ impl Connection {
         self.metrics.frame(&frame.command, Direction::Out);
         if let (Command::Error, Some(code)) = (&frame.command, frame.header("error-code")) {
             self.metrics.error(code);
+            if code == ACCESS_REFUSED && self.quota.admits(Instant::now()) {
+                let told = String::from_utf8_lossy(&frame.body);
+                audit::denied_by_rabbitmq(self.subject(), told.lines().next().unwrap_or_default());
+            }
         }
         if self.socket_failed {
             return;

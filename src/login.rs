@@ -4,14 +4,16 @@
 //! verdict would be a guess that costs nothing.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::audit::{self, Subject};
 use crate::auth::{Admitted, Attempt, Authenticator, Limited, Links};
 use crate::broker::{Broker, Channel, ClientLabel, LinkSecret};
+use crate::clients::Clients;
 use crate::listener::Presented;
 use crate::metrics::Metrics;
 use crate::session::command::Credentials;
@@ -67,6 +69,21 @@ impl Applicant {
     }
 }
 
+/// When it was last said that a proxy may be unannounced.
+static PROXY_WARNED: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// How often it is said.
+const PROXY_WARNING_INTERVAL: Duration = Duration::from_secs(60);
+
+fn is_due(last: &Mutex<Option<Instant>>) -> bool {
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    let due = last.is_none_or(|last| last.elapsed() >= PROXY_WARNING_INTERVAL);
+    if due {
+        *last = Some(Instant::now());
+    }
+    due
+}
+
 /// What RabbitMQ or the authenticator found wrong, and what may therefore be a guess.
 fn is_wrong(result: &Login) -> bool {
     matches!(result, Err(Denial::Broker(LoginFailure::AccessRefused) | Denial::Proof(ProofFailure::Refused)))
@@ -89,8 +106,12 @@ pub struct Logins {
     pub address: IpAddr,
     pub auth: Arc<Authenticator>,
     pub broker: Broker,
+    /// Paces what is told of those who are not in.
+    pub clients: Clients,
     pub label: ClientLabel,
     pub metrics: Arc<Metrics>,
+    /// The client comes through a proxy that the configuration does not name.
+    pub unannounced: bool,
 }
 
 /// Whom the audit log names: the client may be gone when there is something to say.
@@ -171,15 +192,35 @@ impl Logins {
                 audit::authenticated(who.subject(&identity.user, virtual_host), method.name());
             }
             Err(denial) => {
-                let claimed = evidence.claimed_login();
-                audit::not_authenticated(who.subject("", ""), claimed, method.name(), denial.label());
+                if is_wrong(result) || matches!(denial, Denial::Proof(ProofFailure::TooMany)) {
+                    self.suspect_proxy();
+                }
+                if self.clients.may_tell(self.address, std::time::Instant::now()) {
+                    let claimed = evidence.claimed_login();
+                    audit::not_authenticated(who.subject("", ""), claimed, method.name(), denial.label());
+                }
             }
+        }
+    }
+
+    /// Failed logins of all who come through a proxy that nobody announced count against its one address.
+    fn suspect_proxy(&self) {
+        let address = self.address;
+        if self.unannounced && is_due(&PROXY_WARNED) {
+            let remedy = format!("[proxy] trusted = [\"{address}\"]");
+            warn!(
+                %address,
+                remedy,
+                "failed logins come with a proxy's header from an address that is not in proxy.trusted: all of them count \
+                 against it, and at auth.failures_per_address_max nobody behind it gets in; name it if it is a proxy of yours"
+            );
         }
     }
 
     async fn begin(&self, user: &str) -> Result<Attempt, ProofFailure> {
         self.auth.attempts().begin(self.address, user).await.map_err(|Limited| {
-            info!(client = self.label.0, "not checked: too many logins have failed");
+            // The audit log tells of each, and strangers cause as many as they like.
+            debug!(client = self.label.0, "not checked: too many logins have failed");
             ProofFailure::TooMany
         })
     }

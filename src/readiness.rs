@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::audit;
 use crate::broker::Broker;
 
 /// How often the broker is asked whether it is there.
@@ -44,6 +45,7 @@ impl Readiness {
         let conditions = [
             ("listener", if state.listening { Ok(()) } else { Err("not bound yet".to_owned()) }),
             ("broker", broker),
+            ("audit", if audit::keeps_out() { Err("the audit log can't be written".to_owned()) } else { Ok(()) }),
             ("drain", if state.draining { Err("draining".to_owned()) } else { Ok(()) }),
         ];
         let ready = conditions.iter().all(|(_, result)| result.is_ok());

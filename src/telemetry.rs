@@ -2,11 +2,9 @@
 //!
 //! Libraries that would log messages or passwords are capped here, whatever the configured level.
 
-use std::fs::{File, OpenOptions};
-use std::io::{IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+mod audit_file;
+
+use std::io::IsTerminal;
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
@@ -16,8 +14,9 @@ use tracing_subscriber::layer::{Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
+use self::audit_file::AuditFile;
 use crate::audit;
-use crate::config::{Log, LogFormat};
+use crate::config::{AuditFailure, Log, LogFormat};
 
 /// What no configured level raises. lapin and the AMQP crates below it log frames with bodies and URIs with passwords,
 /// tungstenite logs whole messages, CONNECT frames included, at `trace`.
@@ -64,6 +63,7 @@ impl Telemetry {
         let audit = log.audit_file.as_deref().map(AuditFile::open).transpose()?;
         let (subscriber, filter) = subscriber(log, style, std::io::stderr, audit.clone());
         subscriber.try_init().map_err(|error| error.to_string())?;
+        audit::set_required(log.audit_failure == AuditFailure::Refuse);
         Ok(Telemetry { audit, filter })
     }
 
@@ -71,6 +71,7 @@ impl Telemetry {
     pub fn reload(&self, log: &Log) {
         // Fails only when the subscriber is gone.
         let _ = self.filter.reload(line_filter(log));
+        audit::set_required(log.audit_failure == AuditFailure::Refuse);
         if let Some(audit) = &self.audit
             && let Err(reason) = audit.reopen()
         {
@@ -107,52 +108,10 @@ where
     (tracing_subscriber::registry().with(lines.with_filter(filter)).with(audit), handle)
 }
 
-/// The audit log's file; lines are added at its end.
-#[derive(Clone)]
-struct AuditFile {
-    file: Arc<Mutex<File>>,
-    path: PathBuf,
-}
-
-impl AuditFile {
-    fn open(path: &Path) -> Result<AuditFile, String> {
-        Ok(AuditFile { file: Arc::new(Mutex::new(append_to(path)?)), path: path.to_owned() })
-    }
-
-    fn reopen(&self) -> Result<(), String> {
-        let file = append_to(&self.path)?;
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
-        Ok(())
-    }
-}
-
-/// For its owner to write, and its group to read.
-fn append_to(path: &Path) -> Result<File, String> {
-    let opened = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
-    opened.map_err(|error| format!("cannot write log.audit_file {}: {error}", path.display()))
-}
-
-impl Write for AuditFile {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).write(line)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for AuditFile {
-    type Writer = AuditFile;
-
-    fn make_writer(&self) -> AuditFile {
-        self.clone()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;

@@ -24,11 +24,22 @@ use self::pace::Pace;
 pub use self::pace::PaceLimits;
 use self::strangers::{Origin, Strangers};
 use crate::budget::{Account, Budget};
+use crate::audit;
 use crate::rate::{Bucket, Rate};
 use crate::session::admission::Limit;
 
 /// Log lines about limits; those beyond are for the level `debug` alone.
 const WARNINGS: Rate = Rate { per_second: 1, burst: 5 };
+
+/// Events about those who have not logged in that log and audit log tell: of all, and of each network.
+const STRANGERS_TOLD: PaceLimits = PaceLimits {
+    everybody: Rate { per_second: 100, burst: 2_000 },
+    each_address: Rate { per_second: 5, burst: 200 },
+    wait_max: Duration::ZERO,
+};
+
+/// How often it is told how many events were left out.
+const LEFT_OUT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How many clients there may be, and how fast they may come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,11 +79,16 @@ struct Table {
     clients: HashMap<u64, Client>,
     connects: Pace,
     handshakes: Pace,
+    /// Events about strangers that were not told, and how many of them were counted in the audit log already.
+    left_out: (u64, u64),
+    left_out_told_at: Option<Instant>,
     limits: ClientLimits,
     next: u64,
     strangers: Strangers,
     /// The tasks of strangers that have no WebSocket yet.
     tasks: HashMap<u64, AbortHandle>,
+    /// Paces what is told of strangers.
+    told: Pace,
     /// Paces the log lines about limits.
     warnings: Bucket,
     /// Strangers that gave up their places since the start.
@@ -128,11 +144,14 @@ impl Clients {
             evicted: 0,
             handshakes: Pace::default(),
             leaving: 0,
+            left_out: (0, 0),
+            left_out_told_at: None,
             limits,
             next: 0,
             refused: 0,
             strangers: Strangers::default(),
             tasks: HashMap::new(),
+            told: Pace::default(),
             warnings: Bucket::new(),
         };
         Clients(Arc::new(Inner { budget, table: Mutex::new(table), stop: CancellationToken::new() }))
@@ -187,6 +206,28 @@ impl Clients {
             warnings.take(WARNINGS, now);
         }
         due
+    }
+
+    /// Whether log and audit log may tell of one more thing that a stranger from this address has done: it must not fill a disk.
+    pub fn may_tell(&self, address: IpAddr, now: Instant) -> bool {
+        let mut table = self.table();
+        let network = table.origin(address).network;
+        if table.told.turn(&STRANGERS_TOLD, network, now).is_err() {
+            table.left_out.0 += 1;
+            return false;
+        }
+        let (all, told) = table.left_out;
+        if all > told && table.left_out_told_at.is_none_or(|at| now >= at + LEFT_OUT_INTERVAL) {
+            (table.left_out.1, table.left_out_told_at) = (all, Some(now));
+            drop(table);
+            audit::left_out(all - told);
+        }
+        true
+    }
+
+    /// Events about strangers that were not told, since the start.
+    pub fn left_out(&self) -> u64 {
+        self.table().left_out.0
     }
 
     pub fn count(&self) -> usize {
@@ -293,6 +334,10 @@ impl Table {
 }
 
 impl Place {
+    pub fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
     /// When a client that has not logged in by then ends, whatever it is doing.
     pub fn deadline(&self) -> Instant {
         self.deadline

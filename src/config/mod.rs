@@ -34,7 +34,7 @@ pub use problem::{Place, Problem, Problems};
 pub use reference::render as render_reference;
 pub use secret::Secret;
 pub use sections::{
-    Admin, Auth, Broker, Drain, Http, Jwt, Limits, Log, LogFormat, Proxy, Runtime, Session, Stomp, Subscriptions, Tls,
+    Admin, AuditFailure, Auth, Broker, Drain, Http, Jwt, Limits, Log, LogFormat, Proxy, Runtime, Session, Stomp, Subscriptions, Tls,
     WebSocket,
 };
 pub use url::{BrokerUri, ListenUrl, Scheme};

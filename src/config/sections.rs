@@ -50,6 +50,14 @@ const ALGORITHMS: [(&str, Algorithm); 12] = [
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditFailure {
+    /// Clients come in without a record.
+    Continue,
+    /// Nobody comes in.
+    Refuse,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     Auto,
     Pretty,
@@ -480,6 +488,10 @@ section! {
         /// File that the audit log is added to, as JSON lines: connections, logins, denials, reloads; none without. SIGHUP
         /// opens it anew, for those who rotate it.
         audit_file: Option<PathBuf> = optional(path()), "";
+        /// What happens while the audit log can't be written, as on a full disk: events are lost and counted, and clients come in
+        /// all the same (continue), or nobody comes in until it can be written again (refuse). Sessions that are open go on.
+        audit_failure: AuditFailure =
+            choice(&[("continue", AuditFailure::Continue), ("refuse", AuditFailure::Refuse)]), "continue";
     }
 }
 

@@ -51,7 +51,7 @@ impl Connection {
             .with_login_deadline(place.deadline());
         let label = ClientLabel(label(&opened));
         let auth = config.auth.clone();
-        let connection = Connection {
+        let mut connection = Connection {
             asked: started,
             buffer: BytesMut::new(),
             certificate_ends_at,
@@ -64,7 +64,15 @@ impl Connection {
             heard: 0,
             lease: None,
             login: None,
-            logins: Logins { address: opened.source.client(), auth, broker, label, metrics: metrics.clone() },
+            logins: Logins {
+                address: opened.source.client(),
+                auth,
+                broker,
+                clients: place.clients().clone(),
+                label,
+                metrics: metrics.clone(),
+                unannounced: opened.source.is_unannounced(),
+            },
             more: false,
             origin: opened.origin.unwrap_or_default(),
             peer_gone: false,
@@ -77,15 +85,30 @@ impl Connection {
             socket_failed: false,
             stall: Stall::new(),
             started,
+            untold: None,
             config,
             metrics,
             place,
             settings,
         };
-        let Connection { client, origin, session, .. } = &connection;
-        info!(session = session.id(), peer = %opened.peer, client, origin, "session opened");
-        audit::opened(connection.subject(), opened.user_agent.as_deref().unwrap_or_default());
+        let user_agent = opened.user_agent.take().unwrap_or_default();
+        match connection.may_tell(started) {
+            true => connection.introduce(&user_agent),
+            false => connection.untold = Some(user_agent.into()),
+        }
         connection
+    }
+
+    /// Whether log and audit log may tell of one more thing that this client has done before its login.
+    pub(super) fn may_tell(&self, now: Instant) -> bool {
+        self.logins.clients.may_tell(self.logins.address, now)
+    }
+
+    /// Tells log and audit log that it is there.
+    pub(super) fn introduce(&self, user_agent: &str) {
+        let Connection { client, session, .. } = self;
+        info!(session = session.id(), client, origin = audit::cut(&self.origin), "session opened");
+        audit::opened(self.subject(), user_agent);
     }
 }
 

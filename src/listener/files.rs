@@ -54,7 +54,7 @@ impl StaticRoot {
     pub(super) async fn open(&self, request_path: &str) -> Option<StaticFile> {
         // Symbolic links are followed, but not out of the folder.
         let path = tokio::fs::canonicalize(self.0.join(relative(request_path)?)).await.ok()?;
-        if !path.starts_with(&self.0) {
+        if path.strip_prefix(&self.0).ok().is_none_or(is_hidden) {
             return None;
         }
         // Asked before opening: to open a FIFO would wait for its writer.
@@ -78,6 +78,13 @@ impl StaticFile {
         });
         StreamBody::new(chunks).boxed_unsync()
     }
+}
+
+/// Whether a path leads through a hidden name, whatever a link to it is called. Folders whose names begin with two dots hold the
+/// files of a volume of Kubernetes, which are links into them.
+fn is_hidden(path: &Path) -> bool {
+    let hidden = |name: &[u8]| name.starts_with(b".") && !name.starts_with(b"..");
+    path.components().any(|part| hidden(part.as_os_str().as_encoded_bytes()))
 }
 
 /// The path below the root, or None if it could lead elsewhere or to a hidden file.

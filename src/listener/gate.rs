@@ -74,5 +74,8 @@ pub trait Gate: Send + Sync + 'static {
 
     fn upgraded(&self, result: Upgrade);
 
+    /// A request was turned away for its host or origin ([`Upgrade::Host`], [`Upgrade::Origin`]), which are as the client says.
+    fn refused(&self, why: Upgrade, source: &Source, origin: &str, host: &str);
+
     fn answered(&self, route: Route, status: u16);
 }

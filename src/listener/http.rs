@@ -177,6 +177,7 @@ async fn websocket_path<G: Gate>(mut request: Request<Incoming>, visit: &Visit<G
     // First of all: no other answer is for a page that may not connect.
     if let Some(origin) = refused_origin(&request, visit) {
         refusals::origin(&origin, source, host(&request));
+        gate.refused(Upgrade::Origin, source, &origin, host(&request));
         return (text(StatusCode::FORBIDDEN, pages::forbidden_origin(&origin), config), Upgrade::Origin);
     }
     if let Some(refused) = refused_host(&request, visit) {
@@ -254,8 +255,8 @@ fn refused_origin<G>(request: &Request<Incoming>, visit: &Visit<G>) -> Option<St
 }
 
 /// The answer to a request that calls the relay by no name, by several, or by another's.
-fn refused_host<G>(request: &Request<Incoming>, visit: &Visit<G>) -> Option<(Response<Body>, Upgrade)> {
-    let Visit { config, source, .. } = visit;
+fn refused_host<G: Gate>(request: &Request<Incoming>, visit: &Visit<G>) -> Option<(Response<Body>, Upgrade)> {
+    let Visit { config, gate, source, .. } = visit;
     let headers = request.headers();
     let host = match host::named_host(headers, request.uri(), request.version()) {
         Ok(host) => host,
@@ -272,7 +273,9 @@ fn refused_host<G>(request: &Request<Incoming>, visit: &Visit<G>) -> Option<(Res
     if unjudged || config.hosts.knows(host) {
         return None;
     }
-    refusals::host(host, source, header_text(headers, ORIGIN).as_deref().unwrap_or_default());
+    let origin = header_text(headers, ORIGIN).unwrap_or_default();
+    refusals::host(host, source, &origin);
+    gate.refused(Upgrade::Host, source, &origin, host);
     // RFC 9110 section 15.5.20.
     Some((text(StatusCode::MISDIRECTED_REQUEST, pages::unknown_host(host), config), Upgrade::Host))
 }

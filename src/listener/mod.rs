@@ -195,7 +195,12 @@ async fn secure(
 ) -> Option<(Stream, Option<ClientCertificate>)> {
     let Some(tls) = &config.tls else {
         return match patience::timeout(config.head_timeout, tls::is_handshake(&socket)).await {
-            Ok(Ok(false)) => Some((Stream::Plain(socket), None)),
+            Ok(Ok(false)) => {
+                if proxy_protocol::begins(&socket).await {
+                    refusals::proxy_header(peer);
+                }
+                Some((Stream::Plain(socket), None))
+            }
             Ok(Ok(true)) => {
                 debug!(%peer, "a client speaks TLS to a port without: connect with http:// or ws://");
                 None

@@ -1,13 +1,14 @@
 //! The PROXY protocol, versions 1 and 2: the header with which a TCP proxy begins a connection to say whom it is from.
 //!
 //! Reads exactly the header and no byte behind it, so that TLS or HTTP follow untouched. Whether a header is expected is
-//! decided by the caller: never by a look at the bytes.
+//! decided by the caller: never by a look at the bytes, which only tells that a proxy was not announced.
 
 use std::io;
 use std::net::IpAddr;
 
 use ppp::{v1, v2};
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::TcpStream;
 
 /// A header of version 2 with its extensions; longer ones are refused. Version 1 has at most 107 bytes.
 pub const HEADER_BYTES_MAX: usize = 2048;
@@ -16,6 +17,14 @@ const V1_BYTES_MAX: usize = 107;
 /// Up to and including the length.
 const V2_FIXED_BYTES: usize = 16;
 const V1_PREFIX: &[u8] = b"PROXY ";
+
+/// Whether what has come so far begins a header of either version. Takes nothing off the socket.
+pub(super) async fn begins(socket: &TcpStream) -> bool {
+    let mut first = [0; 16];
+    let count = socket.peek(&mut first).await.unwrap_or_default();
+    let first = &first[..count];
+    first.starts_with(V1_PREFIX) || first.starts_with(ppp::v2::PROTOCOL_PREFIX)
+}
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HeaderError {

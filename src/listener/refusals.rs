@@ -1,5 +1,6 @@
 //! The log lines about refused pages: enough of them to find the cause, never so many that they fill a disk.
 
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Instant;
@@ -61,6 +62,19 @@ pub(super) fn host(host: &str, source: &Source, origin: &str) {
         allow = allow.unwrap_or_default(),
         "request refused: the relay is not known by this name; if it should be, add it to http.hosts"
     );
+}
+
+/// A connection that begins as those of a TCP proxy do, from an address that is not one of `proxy.protocol_from`.
+pub(super) fn proxy_header(peer: SocketAddr) {
+    let remedy = format!("[proxy] protocol_from = [\"{}\"]", peer.ip().to_canonical());
+    if is_due() {
+        warn!(
+            %peer,
+            remedy,
+            "connection refused: it begins with a PROXY protocol header, and its address is not in proxy.protocol_from; add it \
+             if it is a proxy of yours"
+        );
+    }
 }
 
 fn is_due() -> bool {

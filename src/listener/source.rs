@@ -40,6 +40,8 @@ pub struct Source {
     client: IpAddr,
     /// On this machine and directly connected.
     local: bool,
+    /// A proxy's header came from an address that is not in `proxy.trusted`.
+    unannounced: bool,
     /// The nearest to the client first; the last is the peer of the TCP connection. Empty: there is none.
     through: Vec<IpAddr>,
 }
@@ -50,18 +52,24 @@ impl Source {
         let client = peer.ip().to_canonical();
         // What a proxy forwards is not of this machine, wherever the proxy runs.
         let proxy = config.trusts(client) || config.speaks_proxy_protocol(client);
-        Source { client, local: client.is_loopback() && !proxy, through: Vec::new() }
+        Source { client, local: client.is_loopback() && !proxy, unannounced: false, through: Vec::new() }
     }
 
     /// What the client's nearest known hop says: the connection is from `address`, itself perhaps a proxy.
     pub(super) fn behind(mut self, address: IpAddr) -> Source {
         self.through.insert(0, self.client);
-        Source { client: address.to_canonical(), local: false, through: self.through }
+        Source { client: address.to_canonical(), local: false, unannounced: false, through: self.through }
     }
 
     /// The connection was forwarded by somebody, whoever that is.
     pub(super) fn forwarded(self) -> Source {
-        Source { local: false, ..self }
+        Source { local: false, unannounced: true, ..self }
+    }
+
+    /// Whether a proxy's header came from an address that is not in `proxy.trusted`: a proxy that was not announced, or a client
+    /// that says what is not believed.
+    pub fn is_unannounced(&self) -> bool {
+        self.unannounced
     }
 
     /// The client's address; a proxy's if it does not tell the client's.

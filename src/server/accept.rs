@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, warn};
 
 use super::state::Serving;
+use crate::audit;
 use crate::broker::Broker;
 use crate::clients::{Clients, Place};
 use crate::config::ListenUrl;
@@ -135,6 +136,13 @@ impl Gate for Counted {
         self.metrics.upgrade(result.label());
     }
 
+    fn refused(&self, why: Upgrade, source: &Source, origin: &str, host: &str) {
+        let why = if why == Upgrade::Host { audit::Refused::Host } else { audit::Refused::Origin };
+        if self.clients.may_tell(source.client(), Instant::now()) {
+            audit::refused(&source.to_string(), why, origin, host);
+        }
+    }
+
     fn answered(&self, route: Route, status: u16) {
         self.metrics.request(route.label(), status);
     }
@@ -143,6 +151,7 @@ impl Gate for Counted {
 /// Names the key, so that an operator can tell a limit that is too low from an attack.
 fn report(clients: &Clients, client: &dyn std::fmt::Display, limit: Limit) {
     let key = match limit {
+        Limit::AuditLog => "log.audit_failure",
         Limit::Connections => "limits.connections_max",
         Limit::ConnectionsOfAddress => "limits.connections_per_address_max",
         Limit::ConnectionsOfNetwork => "limits.connections_per_network_max",

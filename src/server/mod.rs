@@ -6,6 +6,7 @@ mod certificates;
 mod drain;
 mod inherited;
 mod notify;
+mod records;
 mod redirect;
 mod reload;
 mod signals;
@@ -158,6 +159,7 @@ impl Server {
             acceptor.announce();
         }
         background.spawn(certificates::watch(serving.clone(), stopped.clone()));
+        background.spawn(records::watch(stopped.clone()));
         for door in doors {
             background.spawn(door.accept(serving.clone(), broker.clone(), clients.clone(), metrics.clone()));
         }

@@ -5,6 +5,8 @@ use super::refusal::{CloseCode, Refusal};
 /// What is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
+    /// `log.audit_failure`
+    AuditLog,
     /// `limits.connections_max`
     Connections,
     /// `limits.connections_per_address_max`
@@ -31,6 +33,7 @@ impl Limit {
     /// As a metric shows it.
     pub fn label(self) -> &'static str {
         match self {
+            Limit::AuditLog => "audit_log",
             Limit::Connections => "limit_total",
             Limit::ConnectionsOfAddress => "limit_address",
             Limit::ConnectionsOfNetwork => "limit_network",
@@ -48,6 +51,12 @@ impl Limit {
     pub(super) fn refusal(self) -> Refusal {
         let later = "Try again in a few seconds, after a random time.";
         let (code, message, body, hint) = match self {
+            Limit::AuditLog => (
+                "limit.audit_log",
+                "Not available",
+                "the relay can't put on record who comes in, and so lets nobody in\n",
+                "Try again in a minute, after a random time; the operator finds the reason in the log.",
+            ),
             Limit::Connections => (
                 "limit.connections",
                 "Too many connections",

@@ -15,6 +15,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, info};
 
 use super::{Acceptor, ClientCertificate, Metered, NameSource};
+use crate::listener::{proxy_protocol, refusals};
 use crate::patience;
 
 /// First byte of a TLS handshake record (RFC 8446 section 5.1).
@@ -145,6 +146,11 @@ async fn shake_hands(
         Ok(1) if first[0] != HANDSHAKE_RECORD => {
             let reason = "not TLS: the peer does not start with a handshake".to_owned();
             let talks_http = first[0].is_ascii_alphabetic();
+            if proxy_protocol::begins(&socket).await
+                && let Ok(peer) = socket.peer_addr()
+            {
+                refusals::proxy_header(peer);
+            }
             return Err((Failure { result: Handshake::NotTls, reason }, talks_http.then_some(socket)));
         }
         Ok(1) => {}

@@ -155,8 +155,19 @@ async fn files_are_served_from_the_root_and_from_nowhere_else() {
     std::os::unix::fs::symlink(folder.0.join("secret.txt"), root.join("out.txt")).unwrap();
     std::os::unix::fs::symlink(folder.0.join("public-not"), root.join("out")).unwrap();
     std::os::unix::fs::symlink(&big, root.join("inside.txt")).unwrap();
+    // Links within the folder, to what is hidden in it.
+    folder.write("public/.hidden/secret.txt", "secret");
+    folder.write("public/.ssh/keys/secret.txt", "secret");
+    for (target, link) in [(".env", "env.txt"), (".hidden", "shown"), (".ssh/keys", "keys"), ("env.txt", "twice.txt")] {
+        std::os::unix::fs::symlink(target, root.join(link)).unwrap();
+    }
+    // As Kubernetes mounts a volume.
+    folder.write("public/..2026_01_01/mounted.txt", "mounted");
+    std::os::unix::fs::symlink("..2026_01_01", root.join("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/mounted.txt", root.join("mounted.txt")).unwrap();
     let server = Server::start(ListenerConfig { root: Some(StaticRoot::new(&root).unwrap()), ..config() });
     let mut client = server.raw().await;
+    assert_eq!(client.request("GET", "/mounted.txt", "").await.body, "mounted");
 
     let index = client.request("GET", "/?x=1", "").await;
     assert_eq!((index.status, index.body.as_str()), (200, "<p>front</p>"));
@@ -189,6 +200,11 @@ async fn files_are_served_from_the_root_and_from_nowhere_else() {
         "/.git/config",
         "/out.txt",
         "/out/secret.txt",
+        "/env.txt",
+        "/twice.txt",
+        "/shown/secret.txt",
+        "/keys/secret.txt",
+        "/..data/mounted.txt",
         "/too-big.txt",
         "/js",
         "/js/",

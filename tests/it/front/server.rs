@@ -115,6 +115,8 @@ impl Gate for Open {
 
     fn upgraded(&self, _: Upgrade) {}
 
+    fn refused(&self, _: Upgrade, _: &Source, _: &str, _: &str) {}
+
     fn answered(&self, _: Route, _: u16) {}
 }
 
