@@ -38,7 +38,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const LIFE_MAX: Duration = Duration::from_secs(300);
 
 /// Connections at the same time. Beyond it the oldest one ends: a probe must always be answered.
-pub const CONNECTIONS_MAX: usize = 64;
+const CONNECTIONS_MAX: usize = 64;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -180,8 +180,9 @@ fn process(text: &mut String) -> std::fmt::Result {
     Ok(())
 }
 
-/// Serves until `stopped`.
-pub async fn serve(socket: TcpListener, view: View, stopped: CancellationToken) {
+/// Serves until `stopped`. There are descriptors for so many connections, whatever clients hold.
+pub async fn serve(socket: TcpListener, view: View, affordable: usize, stopped: CancellationToken) {
+    let connections_max = CONNECTIONS_MAX.min(affordable).max(1);
     // The oldest first.
     let mut connections: VecDeque<AbortHandle> = VecDeque::new();
     loop {
@@ -198,7 +199,7 @@ pub async fn serve(socket: TcpListener, view: View, stopped: CancellationToken) 
             continue;
         };
         connections.retain(|connection| !connection.is_finished());
-        while connections.len() >= CONNECTIONS_MAX
+        while connections.len() >= connections_max
             && let Some(oldest) = connections.pop_front()
         {
             oldest.abort();

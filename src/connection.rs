@@ -183,7 +183,13 @@ impl Connection {
         self.gauges.gauge(Gauged::default());
         self.metrics.session_closed(reason, time.as_secs_f64());
         if self.untold.is_some() {
-            debug!(session = self.session.id(), client = self.client, code = close.code as u16, reason, "session closed");
+            debug!(
+                session = self.session.id(),
+                client = self.client,
+                code = close.code as u16,
+                reason,
+                "session closed"
+            );
             return;
         }
         info!(

@@ -9,7 +9,8 @@
 //! 5  server  explain                         bind, accept, drain, reload; what becomes of one frame
 //! 4  config  admin  readiness  connection  login   connection: where transport, codec, session and broker channel meet
 //! 3  listener  broker  auth  dev_cert        adapters: each knows one outside world, none knows another
-//! 2  metrics  clients  audit  patience       what is counted; who is connected, and the cap; what is put on record; deadlines
+//! 2  metrics  clients  audit  patience  descriptors  what is counted; who is connected, and the cap; what is put on record; deadlines;
+//!                                            open files
 //! 1  session                                 pure state machine: frames in, commands out; broker events in, frames out
 //! 0  stomp  rate  budget                     pure codec: std, bytes, itoa, memchr, thiserror; token buckets; memory
 //! ```
@@ -25,6 +26,7 @@ pub mod cli;
 pub mod clients;
 pub mod config;
 pub mod connection;
+pub mod descriptors;
 pub mod dev_cert;
 pub mod explain;
 pub mod listener;

@@ -23,8 +23,8 @@ pub use self::network::NetworkSize;
 use self::pace::Pace;
 pub use self::pace::PaceLimits;
 use self::strangers::{Origin, Strangers};
-use crate::budget::{Account, Budget};
 use crate::audit;
+use crate::budget::{Account, Budget};
 use crate::rate::{Bucket, Rate};
 use crate::session::admission::Limit;
 

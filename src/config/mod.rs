@@ -34,11 +34,12 @@ pub use problem::{Place, Problem, Problems};
 pub use reference::render as render_reference;
 pub use secret::Secret;
 pub use sections::{
-    Admin, AuditFailure, Auth, Broker, Drain, Http, Jwt, Limits, Log, LogFormat, Proxy, Runtime, Session, Stomp, Subscriptions, Tls,
-    WebSocket,
+    Admin, AuditFailure, Auth, Broker, Drain, Http, Jwt, Limits, Log, LogFormat, Proxy, Runtime, Session, Stomp,
+    Subscriptions, Tls, WebSocket,
 };
 pub use url::{BrokerUri, ListenUrl, Scheme};
 
+use crate::descriptors;
 use crate::listener::tls::exposure;
 use layers::Layers;
 use reader::{Reader, Values};
@@ -121,6 +122,7 @@ impl Config {
         let pairs = self.tls_config().map_or_else(Vec::new, |tls| tls.certificates);
         let mut warnings: Vec<String> = pairs.iter().filter_map(|pair| exposure(&pair.key)).collect();
         warnings.extend(self.openings());
+        warnings.extend(descriptors::advice(self.limits.connections_max + self.limits.refusals_max));
         warnings
     }
 

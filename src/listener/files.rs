@@ -15,6 +15,7 @@ use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 
 use super::http::Body;
+use crate::descriptors;
 
 /// Largest file that is served; a larger one is not found.
 pub const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -61,7 +62,7 @@ impl StaticRoot {
         if !tokio::fs::metadata(&path).await.ok()?.is_file() {
             return None;
         }
-        let file = File::open(&path).await.ok()?;
+        let file = File::open(&path).await.ok().filter(|file| !descriptors::is_reserved(file))?;
         let length = file.metadata().await.ok()?.len();
         let content_type = HeaderValue::from_static(content_type(&path));
         (length <= FILE_BYTES_MAX).then_some(StaticFile { content_type, length, file })

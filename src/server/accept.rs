@@ -14,6 +14,7 @@ use crate::broker::Broker;
 use crate::clients::{Clients, Place};
 use crate::config::ListenUrl;
 use crate::connection;
+use crate::descriptors;
 use crate::listener::tcp::{self, AcceptFailure};
 use crate::listener::{Admission, Gate, Opened, Route, Source, Upgrade, WebSocket, serve_connection};
 use crate::metrics::Metrics;
@@ -51,6 +52,14 @@ impl Door {
                 () = clients.stop().cancelled() => return,
             };
             match accepted {
+                Ok((socket, peer)) if descriptors::is_reserved(&socket) => {
+                    // Who comes next finds the descriptor of a stranger.
+                    clients.make_room();
+                    metrics.rejected("descriptors");
+                    if clients.may_warn(Instant::now()) {
+                        warn!(%peer, "a client is not let in: the limit on open files is reached");
+                    }
+                }
                 Ok((socket, peer)) => self.welcome(socket, peer, &serving, &broker, &clients, &metrics),
                 Err(error) => match tcp::accept_failure(&error) {
                     AcceptFailure::Connection => {}

@@ -24,8 +24,9 @@ use tracing::{info, warn};
 use crate::admin::{self, View};
 use crate::broker::{Broker, BrokerConfig};
 use crate::budget::{Budget, machine};
-use crate::clients::Clients;
+use crate::clients::{ClientLimits, Clients};
 use crate::config::{Auth, Config, Jwt, Problems, Scheme};
+use crate::descriptors::{self, Descriptors};
 use crate::listener::tcp;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -89,6 +90,9 @@ pub struct Server {
 /// See [`ServeError`].
 pub async fn serve(config: Config, at_start: AtStart, reload: Reload) -> Result<(), ServeError> {
     let signals = signals::watch()?;
+    if let Err(error) = descriptors::raise() {
+        warn!(%error, "the limit on open files stays as it is");
+    }
     let server = Server::open(config, Inherited::from_environment()?)?;
     if at_start == AtStart::RequireBroker {
         server.broker.probe().await.map_err(|reason| ServeError::BrokerUnavailable { reason })?;
@@ -147,13 +151,15 @@ impl Server {
         self.config.openings().iter().for_each(|opening| warn!("{opening}"));
         let Server { admin, broker, budget, mut config, doors, metrics, redirect, serving } = self;
         let readiness = Readiness::default();
-        let clients = Clients::new(config.client_limits(), budget.clone());
+        let descriptors = Descriptors::of_process();
+        descriptors.keep();
+        let clients = Clients::new(affordable(config.client_limits(), descriptors), budget.clone());
         let (background, stopped) = (TaskTracker::new(), CancellationToken::new());
         background.spawn(readiness.clone().watch(broker.clone(), stopped.clone()));
         if let Some(socket) = admin {
             let hosts = config.admin_host_config();
             let view = View::new(broker.clone(), budget.clone(), clients.clone(), hosts, &metrics, readiness.clone());
-            background.spawn(admin::serve(socket, view, stopped.clone()));
+            background.spawn(admin::serve(socket, view, descriptors.reserved() / 4, stopped.clone()));
         }
         if let Some(acceptor) = &serving.current().tls {
             acceptor.announce();
@@ -169,8 +175,14 @@ impl Server {
         }
         readiness.listening();
         notify::ready("serving");
-        let reloadable =
-            Reloadable { broker: &broker, budget: &budget, clients: &clients, metrics: &metrics, serving: &serving };
+        let reloadable = Reloadable {
+            broker: &broker,
+            budget: &budget,
+            clients: &clients,
+            descriptors,
+            metrics: &metrics,
+            serving: &serving,
+        };
         while let Some(Signal::Reload) = signals.recv().await {
             notify::reloading();
             let new = reloadable.reload(&reload, &config);
@@ -227,6 +239,25 @@ const WAYS_TO_A_LOW_PORT: &str = "; ports below 1024 need a privilege that this 
   a capability:            AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit, or setcap cap_net_bind_service=+ep FILE
   the port for everybody:  sysctl -w net.ipv4.ip_unprivileged_port_start=443
   another port, forwarded: listen on 8443, then iptables -t nat -A PREROUTING -p tcp --dport 443 -j REDIRECT --to-ports 8443";
+
+/// As many clients as there are descriptors for.
+fn affordable(limits: ClientLimits, descriptors: Descriptors) -> ClientLimits {
+    let (most, wanted) = (descriptors.clients_max(), limits.connections_max + limits.refusals_max);
+    if wanted <= most {
+        return limits;
+    }
+    let refusals_max = limits.refusals_max.min(most / 4);
+    let connections_max = limits.connections_max.min(most - refusals_max);
+    let needed = descriptors.shortage(wanted);
+    warn!(
+        connections_max,
+        configured = limits.connections_max,
+        needed,
+        "the limit on open files allows for fewer clients than limits.connections_max: set it to `needed` (LimitNOFILE= of a \
+         unit, ulimit -n, --ulimit nofile of a container), or lower the key"
+    );
+    ClientLimits { connections_max, refusals_max, ..limits }
+}
 
 /// For the start-up line.
 fn who_comes_in(auth: &Auth) -> String {

@@ -10,6 +10,7 @@ use tracing::{debug, warn};
 use super::state::Serving;
 use crate::clients::{Clients, Place};
 use crate::config::Http;
+use crate::descriptors;
 use crate::listener::tcp::{self, AcceptFailure};
 use crate::listener::{RedirectConfig, redirect_connection};
 use crate::metrics::Metrics;
@@ -30,6 +31,7 @@ pub(super) async fn accept(
             () = clients.stop().cancelled() => return,
         };
         match accepted {
+            Ok((socket, _)) if descriptors::is_reserved(&socket) => metrics.rejected("descriptors"),
             Ok((socket, peer)) => match place(&clients, peer) {
                 Ok(place) => {
                     let (stop, hosts) = (clients.stop().clone(), serving.current().redirect_hosts.clone());

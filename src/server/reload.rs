@@ -12,6 +12,7 @@ use crate::broker::Broker;
 use crate::budget::{Budget, machine};
 use crate::clients::Clients;
 use crate::config::Config;
+use crate::descriptors::Descriptors;
 use crate::metrics::Metrics;
 
 /// Keys of what is made once, at the start. What all others mean holds for clients, connections and events that come later, but
@@ -43,6 +44,7 @@ pub(super) struct Reloadable<'a> {
     pub(super) broker: &'a Broker,
     pub(super) budget: &'a Budget,
     pub(super) clients: &'a Clients,
+    pub(super) descriptors: Descriptors,
     pub(super) metrics: &'a Arc<Metrics>,
     pub(super) serving: &'a Serving,
 }
@@ -74,7 +76,7 @@ impl Reloadable<'_> {
         let nodes = Broker::read_nodes(&new.broker_config()).map_err(|error| error.to_string())?;
         self.serving.replace(&new, self.metrics)?;
         self.broker.set_nodes(nodes);
-        self.clients.set_limits(new.client_limits());
+        self.clients.set_limits(super::affordable(new.client_limits(), self.descriptors));
         self.budget.set_limits(new.budget_limits(machine::memory()));
         Ok(new)
     }

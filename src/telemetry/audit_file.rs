@@ -122,7 +122,9 @@ fn lost_line(count: u64) -> String {
     let mut time = String::new();
     // Writing to a String does not fail.
     let _ = SystemTime.format_time(&mut Writer::new(&mut time));
-    format!("{{\"timestamp\":\"{time}\",\"level\":\"WARN\",\"event\":\"audit.lost\",\"count\":{count},\"target\":\"audit\"}}\n")
+    format!(
+        "{{\"timestamp\":\"{time}\",\"level\":\"WARN\",\"event\":\"audit.lost\",\"count\":{count},\"target\":\"audit\"}}\n"
+    )
 }
 
 /// One line at a time, as the subscriber formats them. Never fails: what is lost is counted here.

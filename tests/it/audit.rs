@@ -198,7 +198,8 @@ async fn on_a_full_disk_lines_are_whole_and_the_lost_ones_are_counted() {
     eventually("events are lost", async || lost().await > 5).await;
     let line = process.log.until("the audit log can't be written");
     assert!(line.contains("\"WARN\"") && line.contains("reason") && line.contains("log.audit_failure"), "{line}");
-    eventually("all have left", async || get(ready.admin, "/metrics").await.body.contains("relay_connections 0\n")).await;
+    eventually("all have left", async || get(ready.admin, "/metrics").await.body.contains("relay_connections 0\n"))
+        .await;
     let text = std::fs::read_to_string(&audit).unwrap();
     assert!(text.ends_with('\n') && text.len() <= 2048, "{text}");
     let whole = lines(&audit).len() as u64;
@@ -264,7 +265,9 @@ async fn refused_pages_and_what_rabbitmq_denies_are_on_record() {
     assert_eq!(seen, expected, "{told:?}");
     assert!(refused.iter().all(|line| line["host"] == "evil.example" && line["client"] == "127.0.0.1"), "{told:?}");
 
-    for frame in ["SEND\ndestination:/exchange/amq.direct/x\nreceipt:r\n\n", "SUBSCRIBE\nid:1\ndestination:/topic/x\n\n"] {
+    for frame in
+        ["SEND\ndestination:/exchange/amq.direct/x\nreceipt:r\n\n", "SUBSCRIBE\nid:1\ndestination:/topic/x\n\n"]
+    {
         let mut client = Client::open(&url).await;
         client.send(&format!("CONNECT\naccept-version:1.2\nhost:/\nlogin:{user}\npasscode:secret\n\n")).await;
         client.expect("CONNECTED").await;
