@@ -9,8 +9,8 @@
 //! 5  server  explain                         bind, accept, drain, reload; what becomes of one frame
 //! 4  config  admin  readiness  connection  login   connection: where transport, codec, session and broker channel meet
 //! 3  listener  broker  auth  dev_cert        adapters: each knows one outside world, none knows another
-//! 2  metrics  clients  audit  patience  descriptors  what is counted; who is connected, and the cap; what is put on record; deadlines;
-//!                                            open files
+//! 2  metrics  clients  audit  patience       what is counted; who is connected, and the cap; what is put on record; deadlines
+//! 2  descriptors  sparse                     open files; log lines that strangers cause
 //! 1  session                                 pure state machine: frames in, commands out; broker events in, frames out
 //! 0  stomp  rate  budget                     pure codec: std, bytes, itoa, memchr, thiserror; token buckets; memory
 //! ```
@@ -37,5 +37,6 @@ pub mod rate;
 pub mod readiness;
 pub mod server;
 pub mod session;
+pub mod sparse;
 pub mod stomp;
 pub mod telemetry;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::attempts::{AttemptLimits, Attempts};
 use super::key::KeySet;
@@ -17,6 +17,10 @@ use crate::metrics::Metrics;
 use crate::session::command::Credentials;
 use crate::session::identity::{Account, Identity, UserCase};
 use crate::session::proof::{CertificateName, Evidence, Proof, ProofFailure, ProofKind, Token};
+use crate::sparse::Sparse;
+
+/// Log lines about tokens that are not good.
+static REFUSED: Sparse = Sparse::new();
 
 #[derive(Clone, Debug)]
 pub struct AuthConfig {
@@ -203,7 +207,10 @@ impl Authenticator {
             result = verify(token.expose(), &newer, rules, now);
         }
         result.map_err(|error| {
-            info!(client, reason = %error, "token refused");
+            match REFUSED.line() {
+                Some(suppressed) => info!(client, reason = %error, suppressed, "token refused"),
+                None => debug!(client, reason = %error, "token refused"),
+            }
             match error {
                 TokenError::Expired { .. } => ProofFailure::Expired,
                 _ => ProofFailure::Refused,

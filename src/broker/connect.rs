@@ -14,6 +14,7 @@ use crate::patience::{self, timeout_at};
 use crate::session::amqp::SHORT_TEXT_BYTES_MAX;
 use crate::session::command::Credentials;
 use crate::session::event::LoginFailure;
+use crate::sparse::Sparse;
 use lapin::protocol::AMQPErrorKind;
 use lapin::types::LongString;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
@@ -24,6 +25,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 use tracing::info;
+
+/// Log lines about credentials that are too long.
+static TOO_LONG: Sparse = Sparse::new();
 
 const ACCESS_REFUSED: u16 = 403;
 const NOT_ALLOWED: u16 = 530;
@@ -92,7 +96,9 @@ fn check(target: &Target<'_>) -> Result<(), LoginFailure> {
     let (bytes, limit) = (login.len() + passcode.len(), target.config.credentials_bytes_max);
     if bytes > limit {
         // RabbitMQ would end the connection without a word, as if it were down.
-        info!(bytes, limit, "credentials refused: longer than broker.credentials_bytes_max");
+        if let Some(suppressed) = TOO_LONG.line() {
+            info!(bytes, limit, suppressed, "credentials refused: longer than broker.credentials_bytes_max");
+        }
         return Err(LoginFailure::AccessRefused);
     }
     Ok(())

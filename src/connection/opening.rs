@@ -107,7 +107,8 @@ impl Connection {
     /// Tells log and audit log that it is there.
     pub(super) fn introduce(&self, user_agent: &str) {
         let Connection { client, session, .. } = self;
-        info!(session = session.id(), client, origin = audit::cut(&self.origin), "session opened");
+        let (peer, origin) = (&self.logins.label.0, audit::cut(&self.origin));
+        info!(session = session.id(), peer, client, origin, "session opened");
         audit::opened(self.subject(), user_agent);
     }
 }

@@ -14,9 +14,9 @@ use tracing::{info, warn};
 
 use super::certificates::Certificates;
 use super::material::{Fingerprint, Material, exposure};
-use super::sparse::Sparse;
 use super::{Leaf, MinVersion, NameSource, TlsConfig, TlsError, client};
 use crate::metrics::TlsMetrics;
+use crate::sparse::Sparse;
 
 /// Sessions that resume by an id instead of a ticket, TLS 1.2 only; the oldest are forgotten.
 const RESUMED_BY_ID_MAX: usize = 1024;

@@ -9,7 +9,6 @@ mod client;
 mod handshake;
 mod material;
 mod metered;
-mod sparse;
 
 use std::path::PathBuf;
 

@@ -8,7 +8,7 @@ const LINES_MAX: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
-pub(super) struct Sparse(Mutex<Window>);
+pub struct Sparse(Mutex<Window>);
 
 #[derive(Debug, Default)]
 struct Window {
@@ -18,8 +18,12 @@ struct Window {
 }
 
 impl Sparse {
+    pub const fn new() -> Sparse {
+        Sparse(Mutex::new(Window { lines: 0, start: None, suppressed: 0 }))
+    }
+
     /// Some when a line may be written now, with the number of those left out before it.
-    pub(super) fn line(&self) -> Option<u64> {
+    pub fn line(&self) -> Option<u64> {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if window.start.is_none_or(|start| start.elapsed() >= WINDOW) {
             (window.start, window.lines) = (Some(Instant::now()), 0);
