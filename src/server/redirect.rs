@@ -36,11 +36,14 @@ pub(super) async fn accept(
                 Ok(place) => {
                     let (stop, hosts) = (clients.stop().clone(), serving.current().redirect_hosts.clone());
                     let Http { head_timeout, head_bytes_max, .. } = config;
-                    tokio::spawn(async move {
+                    let place = Arc::new(place);
+                    let served = place.clone();
+                    let task = tokio::spawn(async move {
                         let config = RedirectConfig { hosts: &hosts, port, head_timeout, head_bytes_max };
                         redirect_connection(socket, peer, config, stop).await;
                         drop(place);
                     });
+                    served.served_by(task.abort_handle());
                 }
                 Err(reason) => {
                     metrics.rejected(reason.label());
