@@ -35,6 +35,7 @@ const WARNINGS: Rate = Rate { per_second: 1, burst: 5 };
 const STRANGERS_TOLD: PaceLimits = PaceLimits {
     everybody: Rate { per_second: 100, burst: 2_000 },
     each_address: Rate { per_second: 5, burst: 200 },
+    network_factor: 1,
     wait_max: Duration::ZERO,
 };
 
@@ -212,7 +213,7 @@ impl Clients {
     pub fn may_tell(&self, address: IpAddr, now: Instant) -> bool {
         let mut table = self.table();
         let network = table.origin(address).network;
-        if table.told.turn(&STRANGERS_TOLD, network, now).is_err() {
+        if table.told.turn(&STRANGERS_TOLD, Origin { address: network, network }, now).is_err() {
             table.left_out.0 += 1;
             return false;
         }
@@ -393,7 +394,7 @@ impl Place {
             return Err(Limit::Memory);
         }
         table.count_under(self.number, origin)?;
-        match table.handshakes.turn(&limits.handshakes, origin.address, now) {
+        match table.handshakes.turn(&limits.handshakes, origin, now) {
             Ok(turn) => {
                 if let Some(client) = table.clients.get_mut(&self.number) {
                     client.counted = Some(origin);
@@ -419,8 +420,8 @@ impl Place {
         }
         // Without an address it was refused, and does not come this far.
         let counted = table.clients.get(&self.number).and_then(|client| client.counted);
-        let Some(Origin { address, .. }) = counted else { return Ok(now) };
-        let turn = table.connects.turn(&limits.connects, address, now).map_err(|_| Limit::ConnectRate)?;
+        let Some(origin) = counted else { return Ok(now) };
+        let turn = table.connects.turn(&limits.connects, origin, now).map_err(|_| Limit::ConnectRate)?;
         table.strangers.is_waiting(self.number);
         Ok(turn)
     }

@@ -1,5 +1,5 @@
-//! Who may come now, who a moment later, and who not at all: a rate for everybody together and one for each network
-//! address. Pure: `now` is a parameter.
+//! Who may come now, who a moment later, and who not at all: a rate for everybody together, one for each network and one for
+//! each address. Pure: `now` is a parameter.
 //!
 //! Whoever is beyond the rate gets a turn in the future. No turn is further away than `wait_max`, so the queue of those who
 //! wait is bounded: rate times `wait_max`.
@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::strangers::Origin;
 use crate::rate::{Bucket, Rate};
 
-/// Addresses that are remembered at a time; those beyond share one bucket.
+/// Addresses that are remembered at a time, and as many networks; those beyond share one bucket.
 pub(super) const ADDRESSES_MAX: usize = 65_536;
 
 /// How often addresses with full buckets are forgotten.
@@ -21,17 +22,19 @@ const FORGET_INTERVAL: Duration = Duration::from_secs(1);
 pub struct PaceLimits {
     pub everybody: Rate,
     pub each_address: Rate,
+    /// An address with its network has so many times the rate of a single one, so that who has many addresses does not use up what
+    /// is everybody's.
+    pub network_factor: u32,
     /// Longest wait for a turn; beyond it a client is refused.
     pub wait_max: Duration,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    addresses: HashMap<IpAddr, Bucket>,
+    addresses: Buckets,
     everybody: Bucket,
     forgotten_at: Option<Instant>,
-    /// Of all addresses that found no room.
-    others: Bucket,
+    networks: Buckets,
 }
 
 /// No turn within `wait_max`.
@@ -40,38 +43,66 @@ pub(super) struct TooMany;
 
 impl Pace {
     /// When it is this client's turn; a refused one takes nothing from the others.
-    pub(super) fn turn(&mut self, limits: &PaceLimits, address: IpAddr, now: Instant) -> Result<Instant, TooMany> {
-        let PaceLimits { everybody, each_address, wait_max } = *limits;
+    pub(super) fn turn(&mut self, limits: &PaceLimits, origin: Origin, now: Instant) -> Result<Instant, TooMany> {
+        let PaceLimits { everybody, each_address, network_factor, wait_max } = *limits;
+        let each_network = Rate {
+            per_second: each_address.per_second.saturating_mul(network_factor),
+            burst: each_address.burst.saturating_mul(network_factor),
+        };
         self.forget(now);
-        let known = self.addresses.get(&address).copied();
-        let mut own = known.unwrap_or(if self.has_room() { Bucket::default() } else { self.others });
-        let wait = own.wait(each_address, now).max(self.everybody.wait(everybody, now));
+        let (mut address, mut network) = (self.addresses.of(origin.address), self.networks.of(origin.network));
+        let own = address.wait(each_address, now).max(network.wait(each_network, now));
+        let wait = own.max(self.everybody.wait(everybody, now));
         if wait > wait_max {
             return Err(TooMany);
         }
-        own.take(each_address, now);
+        address.take(each_address, now);
+        network.take(each_network, now);
         self.everybody.take(everybody, now);
-        if known.is_some() || self.has_room() {
-            if !own.is_full(now) {
-                self.addresses.insert(address, own);
-            }
-        } else {
-            self.others = own;
-        }
+        self.addresses.keep(origin.address, address, now);
+        self.networks.keep(origin.network, network, now);
         Ok(now + wait)
-    }
-
-    fn has_room(&self) -> bool {
-        self.addresses.len() < ADDRESSES_MAX
     }
 
     fn forget(&mut self, now: Instant) {
         if self.forgotten_at.is_none_or(|at| now >= at + FORGET_INTERVAL) {
             self.forgotten_at = Some(now);
-            self.addresses.retain(|_, bucket| !bucket.is_full(now));
-            if self.addresses.len() < self.addresses.capacity() / 4 {
-                self.addresses.shrink_to_fit();
-            }
+            self.addresses.forget(now);
+            self.networks.forget(now);
+        }
+    }
+}
+
+/// A bucket for each address, or for each network by its first address.
+#[derive(Debug, Default)]
+struct Buckets {
+    known: HashMap<IpAddr, Bucket>,
+    /// Of all that found no room.
+    others: Bucket,
+}
+
+impl Buckets {
+    fn of(&self, key: IpAddr) -> Bucket {
+        let new = || if self.has_room() { Bucket::default() } else { self.others };
+        self.known.get(&key).copied().unwrap_or_else(new)
+    }
+
+    fn keep(&mut self, key: IpAddr, bucket: Bucket, now: Instant) {
+        if !self.known.contains_key(&key) && !self.has_room() {
+            self.others = bucket;
+        } else if !bucket.is_full(now) {
+            self.known.insert(key, bucket);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.known.len() < ADDRESSES_MAX
+    }
+
+    fn forget(&mut self, now: Instant) {
+        self.known.retain(|_, bucket| !bucket.is_full(now));
+        if self.known.len() < self.known.capacity() / 4 {
+            self.known.shrink_to_fit();
         }
     }
 }
@@ -85,11 +116,25 @@ mod tests {
     const LIMITS: PaceLimits = PaceLimits {
         everybody: Rate { per_second: 100, burst: 10 },
         each_address: Rate { per_second: 10, burst: 2 },
+        network_factor: 4,
         wait_max: Duration::from_millis(200),
     };
 
-    fn address(number: u32) -> IpAddr {
-        Ipv4Addr::from(number).into()
+    /// An address in a network of its own.
+    fn address(number: u32) -> Origin {
+        let address = Ipv4Addr::from(number).into();
+        Origin { address, network: address }
+    }
+
+    #[test]
+    fn many_addresses_of_a_network_do_not_use_up_what_is_everybodys() {
+        let limits = PaceLimits { everybody: Rate { per_second: 100, burst: 20 }, ..LIMITS };
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        let near = |number| Origin { network: Ipv4Addr::UNSPECIFIED.into(), ..address(number) };
+        let turns = (1..1000).filter(|number| pace.turn(&limits, near(*number), now).is_ok()).count();
+        // Four times the burst of one, and those who wait at most 200 ms at 40 a second.
+        assert_eq!(turns, 8 + 8);
+        assert_eq!(pace.turn(&limits, address(5000), now), Ok(now), "another network is not concerned");
     }
 
     #[test]
@@ -131,9 +176,9 @@ mod tests {
         }
         // Those beyond share a bucket: the fifth of them is refused although each comes once.
         let beyond = (count..count + 5).filter(|number| pace.turn(&limits, address(*number), now).is_ok()).count();
-        assert_eq!((beyond, pace.addresses.len()), (4, ADDRESSES_MAX));
+        assert_eq!((beyond, pace.addresses.known.len()), (4, ADDRESSES_MAX));
         let later = now + Duration::from_secs(2);
         assert_eq!(pace.turn(&limits, address(count), later), Ok(later));
-        assert_eq!(pace.addresses.len(), 1);
+        assert_eq!(pace.addresses.known.len(), 1);
     }
 }

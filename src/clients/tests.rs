@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use super::*;
 
-const UNPACED: PaceLimits =
-    PaceLimits { everybody: Rate::UNLIMITED, each_address: Rate::UNLIMITED, wait_max: Duration::ZERO };
+const UNPACED: PaceLimits = PaceLimits {
+    everybody: Rate::UNLIMITED,
+    each_address: Rate::UNLIMITED,
+    network_factor: 2,
+    wait_max: Duration::ZERO,
+};
 
 const LIMITS: ClientLimits = ClientLimits {
     connections_max: 3,

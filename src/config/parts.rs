@@ -28,6 +28,9 @@ use crate::session::proof::Source;
 use crate::session::rules::Stance;
 use crate::stomp::{Escapes, Limits};
 
+/// How many times the rate of one address a network has.
+const NETWORK_FACTOR: u32 = 2;
+
 /// For the closing handshake with a client, and for giving its lease back.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -195,6 +198,7 @@ impl Config {
         let pace = |(per_second, burst), (each_per_second, each_burst)| PaceLimits {
             everybody: Rate { per_second, burst },
             each_address: Rate { per_second: each_per_second, burst: each_burst },
+            network_factor: NETWORK_FACTOR,
             wait_max: limits.rate_wait_max,
         };
         ClientLimits {
