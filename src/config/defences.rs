@@ -16,7 +16,7 @@ macro_rules! defences {
 
 /// Keys whose defaults let in more, look less closely or trust others. What can only become stricter is not among them, nor what
 /// needs a restart.
-const DEFENCES: [Defence; 53] = defences![
+const DEFENCES: [Defence; 54] = defences![
     tls.min_version,
     tls.client_auth,
     tls.client_ca_file,
@@ -53,6 +53,7 @@ const DEFENCES: [Defence; 53] = defences![
     proxy.trusted,
     proxy.header,
     proxy.protocol_from,
+    log.audit_failure,
     limits.connections_max,
     limits.connections_per_address_max,
     limits.connections_per_user_max,
