@@ -209,6 +209,7 @@ async fn on_a_full_disk_lines_are_whole_and_the_lost_ones_are_counted() {
     // There is room again.
     std::fs::rename(&audit, scratch.path("audit.log.1")).unwrap();
     process.signal("HUP");
+    until("the new file is there", Duration::from_secs(20), || audit.exists()).await;
     let told = until_told(&audit, "config.reloaded", 1).await;
     assert_eq!((&told[0]["event"], &told[0]["count"]), (&"audit.lost".into(), &missing.into()), "{told:?}");
     look_in(url).await;
