@@ -23,6 +23,9 @@ use tracing::{debug, warn};
 pub(super) const ASKING_MAX: usize = 4;
 /// Before the second time. With it sessions end within 5 s of the first refusal.
 const SECOND_TIME: Duration = Duration::from_secs(2);
+/// Before a connection that stays is made anew. Sessions come back sooner, each at its own pace, and bring one with them; who asks
+/// before them would only find the node down once more.
+const AFTER_LOSS: Duration = Duration::from_secs(1);
 /// However short `recheck` is.
 const RECHECK_MIN: Duration = Duration::from_secs(1);
 
@@ -159,6 +162,10 @@ async fn keep(entry: Weak<Entry>, changed: Arc<Notify>) {
         };
         drop(alive);
         wait(pause, anchor.as_ref(), &changed).await;
+        if anchor.as_ref().is_some_and(|anchor| !anchor.is_up()) {
+            anchor = None;
+            tokio::time::sleep(AFTER_LOSS).await;
+        }
     }
 }
 
