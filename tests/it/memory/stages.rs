@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::faults::alone;
+use crate::support::fault_proxy::{Direction, FaultProxy, Mode};
 use crate::support::rabbit::{Rabbit, unique};
 use crate::support::raw_http::{BINARY, CONTINUE, FIN, frame, frame_head, upgrade, within};
 use crate::support::relay_process::RelayProcess;
@@ -22,6 +23,9 @@ const SESSION: u64 = 32 * KIB;
 
 /// What is read ahead of a session, its frame apart.
 const READ_AHEAD: u64 = 64 * KIB;
+
+/// The buffers of an AMQP connection, 64 frames.
+const LINK: u64 = 8 * KIB * KIB;
 
 /// What the stages hold, so that it stays there.
 type Held = Box<dyn std::any::Any + Send>;
@@ -81,16 +85,23 @@ async fn opened(url: &str, bytes: &[u8]) -> Held {
 
 /// A session that has sent these WebSocket frames.
 async fn logged_in(url: &str, bytes: &[u8]) -> Held {
+    let mut socket = session(url, "").await;
+    within("send", socket.write_all(bytes)).await.expect("it is read");
+    Box::new(socket)
+}
+
+/// A session with further headers in its CONNECT.
+async fn session(url: &str, headers: &str) -> TcpStream {
     let mut socket = connect(url).await;
     let request = upgrade("/ws", "Sec-WebSocket-Protocol: v12.stomp\r\n");
-    let connect = frame(FIN | BINARY, b"CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n\0");
+    let connect = format!("CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n{headers}\n\0");
+    let connect = frame(FIN | BINARY, connect.as_bytes());
     socket.write_all(&[request.as_bytes(), &connect].concat()).await.expect("the relay listens");
     let mut answer = Vec::new();
     while !String::from_utf8_lossy(&answer).contains("CONNECTED") {
         within("CONNECTED", socket.read_buf(&mut answer)).await.expect("an answer");
     }
-    within("send", socket.write_all(bytes)).await.expect("it is read");
-    Box::new(socket)
+    socket
 }
 
 /// The first part of a client's hello that never ends.
@@ -100,11 +111,14 @@ fn hello(bytes: usize) -> Vec<u8> {
     hello.chunks(16_000).flat_map(record).collect()
 }
 
+/// Header lines of 5 KB.
+fn lines(count: usize) -> String {
+    (0..count).map(|number| format!("x-{number}:{}\n", "x".repeat(5_000))).collect()
+}
+
 /// A CONNECT without its end.
 fn half_connect(bytes: usize) -> Vec<u8> {
-    let lines = (0..).map(|number| format!("x-{number}:{}\n", "x".repeat(5_000)));
-    let text = lines.take(bytes.div_ceil(5_010)).collect::<String>();
-    format!("CONNECT\naccept-version:1.2\nhost:/\n{}", &text[..bytes]).into_bytes()
+    format!("CONNECT\naccept-version:1.2\nhost:/\n{}", &lines(bytes.div_ceil(5_000))[..bytes]).into_bytes()
 }
 
 /// As one message that has not ended, in fragments.
@@ -148,6 +162,7 @@ async fn each_stage_takes_what_the_formulas_say() {
             Reached::Open(relay.ws.clone(), connect_cut.clone())
         }),
         ("logged in", 100, SESSION, &|relay| Reached::LoggedIn(relay.ws.clone(), Vec::new())),
+        ("logged in by 60 KB of CONNECT", 100, SESSION, &|relay| Reached::Session(relay.ws.clone(), lines(12))),
         ("half a frame of 4 MB", 8, SESSION + READ_AHEAD + half * 5 / 4, &|relay| {
             Reached::LoggedIn(relay.ws.clone(), half_whole.clone())
         }),
@@ -173,10 +188,56 @@ async fn each_stage_takes_what_the_formulas_say() {
     assert!(over.is_empty(), "{over:#?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn sends_without_a_confirm_take_what_their_limit_says() {
+    const SESSIONS: usize = 8;
+    let _alone = alone().await;
+    let proxy = FaultProxy::start(Rabbit::shared().amqp_port()).await;
+    let broker = format!("amqp://127.0.0.1:{}", proxy.port());
+    let relay = RelayProcess::start(env!("CARGO_BIN_EXE_stomp-relay"), &[broker], "", 1024);
+    let values = (0..6).map(|number| format!("x{number}:{}\n", "v".repeat(9_000))).collect::<String>();
+    let send = format!("SEND\ndestination:/topic/{}\n{values}\nx\0", unique("stages"));
+    let mut sessions = Vec::new();
+    for _ in 0..SESSIONS {
+        let mut socket = session(&relay.ws, "").await;
+        // Has its channel before confirms stay away.
+        socket.write_all(&frame(FIN | BINARY, send.replace("\n\n", "\nreceipt:first\n\n").as_bytes())).await.unwrap();
+        let mut answer = Vec::new();
+        while !String::from_utf8_lossy(&answer).contains("receipt-id:first") {
+            within("RECEIPT", socket.read_buf(&mut answer)).await.expect("an answer");
+        }
+        sessions.push(socket);
+    }
+    let before = settled(&relay).await;
+    proxy.set(Mode::SwallowFrom(Direction::FromServer));
+    let mut sending = Vec::new();
+    for mut socket in sessions {
+        let frames = frame(FIN | BINARY, send.as_bytes());
+        // More than the limit: the rest stays in the socket.
+        sending.push(tokio::spawn(async move {
+            for _ in 0..200 {
+                if socket.write_all(&frames).await.is_err() {
+                    break;
+                }
+            }
+            socket
+        }));
+    }
+    let grown = settled(&relay).await.saturating_sub(before) / SESSIONS as u64;
+    // The AMQP connection that they share fills its own buffers with what is written.
+    let limit = SESSION + READ_AHEAD + 4 * KIB * KIB + 2 * 64 * KIB + LINK / SESSIONS as u64;
+    println!("unconfirmed SENDs at their limit     {:6} KiB of {:6}", grown / KIB, limit / KIB);
+    assert!(grown > KIB * KIB, "{grown} bytes: nothing was held");
+    assert!(grown <= limit, "{grown} bytes, the formula gives {limit}");
+    sending.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
 /// How a stage is reached.
 enum Reached {
     LoggedIn(String, Vec<u8>),
     Open(String, Vec<u8>),
+    /// By a CONNECT with these further headers.
+    Session(String, String),
     Tcp(String, Vec<u8>),
     Tls(String),
 }
@@ -186,6 +247,7 @@ impl Reached {
         match self {
             Reached::LoggedIn(url, bytes) => logged_in(&url, &bytes).await,
             Reached::Open(url, bytes) => opened(&url, &bytes).await,
+            Reached::Session(url, headers) => Box::new(session(&url, &headers).await),
             Reached::Tcp(url, bytes) => sent(&url, &bytes).await,
             Reached::Tls(url) => Box::new(Client::handshake(connect(&url).await, &relay.ca).await),
         }
