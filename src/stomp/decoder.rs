@@ -41,6 +41,9 @@ pub struct Decoder {
     scanned: usize,
 }
 
+/// Room for a body whose first bytes come alone, unless it is known to be shorter.
+const BODY_FIRST: usize = 512;
+
 /// A body that grows gets this part of itself as room.
 const BODY_GROWTH: usize = 4;
 
@@ -290,7 +293,8 @@ impl Decoder {
         let bytes = input.len();
         if self.body.capacity() - self.body.len() < bytes {
             // Not doubled: what has not come yet takes little, and large blocks grow without being copied.
-            self.body.reserve_exact((self.body.len() / BODY_GROWTH).max(bytes).min(left));
+            let room = (self.body.len() / BODY_GROWTH).max(BODY_FIRST);
+            self.body.reserve_exact(room.max(bytes).min(left));
         }
         self.body.extend_from_slice(input);
         self.frame_bytes += bytes;

@@ -84,7 +84,7 @@ impl Client {
             BrokerCommand::Close => BrokerEvent::Closed,
             BrokerCommand::Declare { token, queue } => BrokerEvent::Declared { token, queue: queue.name },
             BrokerCommand::Publish(publish) => BrokerEvent::Confirmed { token: publish.token },
-            BrokerCommand::Delete { .. } | BrokerCommand::Settle { .. } => return,
+            BrokerCommand::Delete { .. } | BrokerCommand::Restore { .. } | BrokerCommand::Settle { .. } => return,
             BrokerCommand::Subscribe(subscribe) => {
                 BrokerEvent::Subscribed { key: subscribe.key, queue: subscribe.queue.name().clone() }
             }
