@@ -160,9 +160,16 @@ impl ConsumeSide {
 
     /// Nothing is under way and nothing depends on the channel, so it may go and nobody misses it.
     fn holds_nothing(&self) -> bool {
+        self.commands.is_empty() && self.is_unused()
+    }
+
+    /// The same, whatever has been asked for and not begun: it can be done on another channel as well.
+    fn is_unused(&self) -> bool {
         let Some(channel) = &self.channel else { return false };
         self.consumers.is_empty()
-            && self.is_idle()
+            && self.running.is_none()
+            && self.cancelled.is_empty()
+            && self.settling.is_empty()
             && self.ledger.is_settled()
             && !self.declared_transient
             && channel.link.exclusive.created_by(self.lease).is_empty()
@@ -310,7 +317,9 @@ impl ConsumeSide {
                     self.absent = Some(queue).filter(|_| failure.is_absence());
                     Err((failure, Concern::Subscription(key)))
                 }
-                Whereabouts::Missing | Whereabouts::There => Ok(BrokerEvent::SubscriptionCancelled { key }),
+                Whereabouts::Led | Whereabouts::Missing | Whereabouts::There => {
+                    Ok(BrokerEvent::SubscriptionCancelled { key })
+                }
             });
         }
         Poll::Pending

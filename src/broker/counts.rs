@@ -1,6 +1,5 @@
 //! What all links count together: numbers that never fall, beside those of now. Asks nobody anything; the pool shows them.
 
-use super::proving::LastOutage;
 use crate::session::event::LoginFailure;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +10,6 @@ use tokio::time::Instant;
 pub(super) struct Counts {
     pub(super) blocked: Arc<Blocked>,
     pub(super) connects: Connects,
-    pub(super) last_outage: LastOutage,
     pub(super) links_lost: AtomicU64,
     pub(super) publishes_retried: AtomicU64,
     pub(super) repaired_frames: Arc<AtomicU64>,

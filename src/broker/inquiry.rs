@@ -20,6 +20,8 @@ pub(super) enum Whereabouts {
     /// There is no such queue, or nothing is known of it.
     Missing,
     There,
+    /// It says that it has messages, so that somebody leads it if it is replicated.
+    Led,
 }
 
 /// A question that RabbitMQ has not answered yet. It is answered in a task of its own: nobody may leave its channel half closed.
@@ -32,7 +34,8 @@ impl Inquiry {
                 return Whereabouts::Missing;
             }
             match declare_passively(&link, &queue).await {
-                Ok(()) => Whereabouts::There,
+                Ok(0) => Whereabouts::There,
+                Ok(_) => Whereabouts::Led,
                 Err(failure) if failure.is_absence() || matches!(failure, Failure::LinkLost { .. }) => {
                     Whereabouts::Away(failure)
                 }

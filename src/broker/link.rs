@@ -9,6 +9,7 @@ use super::counts::{BlockedLink, Counts};
 use super::death::{Death, Loss};
 use super::exclusive::ExclusiveQueues;
 use super::fault::{Fault, within};
+use super::proving::Troubles;
 use super::quarantine::{Company, Seclusion};
 use super::reply_text::ReplyText;
 use super::stream::KillSwitch;
@@ -69,6 +70,13 @@ struct Slots {
     retired: bool,
 }
 
+/// Whose a link is.
+pub(super) struct Account {
+    pub(super) login: String,
+    pub(super) troubles: Troubles,
+    pub(super) vhost: String,
+}
+
 pub(super) struct Link {
     pub(super) role: Role,
     pub(super) vhost: String,
@@ -80,6 +88,7 @@ pub(super) struct Link {
     pub(super) wire: Arc<Wire>,
     pub(super) config: Arc<BrokerConfig>,
     counts: Arc<Counts>,
+    pub(super) troubles: Troubles,
     pub(super) seclusion: Seclusion,
     connection: lapin::Connection,
     switch: KillSwitch,
@@ -92,12 +101,12 @@ impl Link {
     pub(super) fn new(
         connected: Connected,
         role: Role,
-        vhost: String,
-        login: String,
+        account: Account,
         config: Arc<BrokerConfig>,
         counts: Arc<Counts>,
         seclusion: Seclusion,
     ) -> Arc<Link> {
+        let Account { login, troubles, vhost } = account;
         let Connected { connection, node, switch, wire } = connected;
         let version = wire.version();
         let slots = Slots { anchors: 0, open: 0, numbers: 0, idle_since: Instant::now(), retired: false };
@@ -111,6 +120,7 @@ impl Link {
             wire,
             config,
             counts,
+            troubles,
             seclusion,
             connection,
             switch,
@@ -368,7 +378,7 @@ impl Link {
                 "link lost"
             );
             self.counts.links_lost.fetch_add(1, Ordering::Relaxed);
-            self.counts.last_outage.note();
+            self.troubles.account.note();
         }
         self.lose(loss);
     }

@@ -5,6 +5,7 @@
 
 use super::config::{BrokerConfig, ConfigError, Encryption, Node};
 use super::pace::{PROBE_PAUSE_MAX, backoff};
+use super::proving::LastOutage;
 use super::tls;
 use rustls::ClientConfig;
 use std::fmt;
@@ -55,11 +56,13 @@ struct Known {
     failures: u32,
     /// Why it can't be used now.
     down: Option<String>,
+    /// When it last answered again after it could not be used.
+    recoveries: Arc<LastOutage>,
 }
 
 impl Known {
     fn new(endpoint: Arc<Endpoint>) -> Known {
-        Known { endpoint, failures: 0, down: None }
+        Known { endpoint, failures: 0, down: None, recoveries: Arc::default() }
     }
 }
 
@@ -117,7 +120,7 @@ impl Nodes {
     }
 
     pub(super) fn reached(&self, endpoint: &Arc<Endpoint>) {
-        self.with(endpoint, |known| *known = Known::new(known.endpoint.clone()));
+        self.with(endpoint, |known| (known.failures, known.down) = (0, None));
     }
 
     /// The reason names the node.
@@ -145,17 +148,27 @@ impl Nodes {
 
     /// A probe reached the node; it may be tried again.
     pub(super) fn answers(&self, endpoint: &Arc<Endpoint>) {
-        self.with(endpoint, |known| known.down = None);
+        self.with(endpoint, |known| {
+            known.down = None;
+            known.recoveries.note();
+        });
         info!(node = %endpoint, "broker node answers again");
         self.recovered.notify_waiters();
     }
 
-    /// A pause, cut short when a node comes back; not to less than the first pause, so that not all come at once.
-    pub(super) async fn pause(&self, pause: Duration) {
+    /// When the node of this address last answered again. Nothing is known of one that is not in the list.
+    pub(super) fn recoveries(&self, node: &str) -> Arc<LastOutage> {
+        let list = self.lock();
+        let known = list.iter().find(|known| known.endpoint.to_string() == node);
+        known.map(|known| known.recoveries.clone()).unwrap_or_default()
+    }
+
+    /// A pause, cut short when a node comes back; not to less than `least`, so that not all come at once.
+    pub(super) async fn pause(&self, pause: Duration, least: Duration) {
         let recovered = self.recovered.notified();
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = recovered => tokio::time::sleep(backoff(0).min(pause)).await,
+            () = recovered => tokio::time::sleep(least.min(pause)).await,
         }
     }
 }
@@ -224,7 +237,7 @@ mod tests {
             tokio::task::yield_now().await;
             nodes.answers(&a);
         };
-        let both = async { tokio::join!(nodes.pause(Duration::from_secs(600)), work) };
+        let both = async { tokio::join!(nodes.pause(Duration::from_secs(600), backoff(0)), work) };
         tokio::time::timeout(Duration::from_secs(10), both).await.expect("it does not last ten minutes");
     }
 }

@@ -10,9 +10,10 @@ use super::counts::{ConnectCounts, Counts};
 use super::exclusive::LeaseId;
 use super::hub::Hub;
 use super::inquiry::{Inquiry, Whereabouts};
-use super::link::{Anchor, Link, Role, Slot};
+use super::link::{Account, Anchor, Link, Role, Slot};
 use super::nodes::{self, Endpoint, Failed, Nodes};
 use super::pace::{Pass, RESUMING_MAX, RESUMING_PATIENCE, backoff};
+use super::proving::{LastOutage, Troubles};
 use super::quarantine::{Company, Past, Place, Quarantine, Seclusion};
 use super::tenancy::{ASKING_MAX, Tenants};
 use super::trial::Trials;
@@ -122,6 +123,7 @@ pub(super) struct Entry {
     limited: Limited,
     tenants: Tenants,
     trials: Trials,
+    outages: Arc<LastOutage>,
     /// Held while RabbitMQ is asked about the credentials.
     checked: TaskMutex<Checked>,
 }
@@ -285,7 +287,7 @@ impl Patience<'_> {
             return Err(failure);
         }
         self.attempts += 1;
-        self.pool.nodes.pause(pause).await;
+        self.pool.nodes.pause(pause, backoff(0)).await;
         Ok(())
     }
 }
@@ -339,7 +341,6 @@ impl Pool {
                 let Some(pool) = pool.upgrade().filter(|pool| !pool.stopped.load(Ordering::Relaxed)) else { return };
                 match connect::probe(&pool.config, &endpoint).await {
                     Ok(()) => {
-                        pool.counts.last_outage.note();
                         return pool.nodes.answers(&endpoint);
                     }
                     Err(reason) => drop(pool.nodes.failed(&endpoint, &reason)),
@@ -374,6 +375,7 @@ impl Entry {
             limited,
             tenants: Tenants::default(),
             trials: Trials::default(),
+            outages: Arc::default(),
             checked: TaskMutex::default(),
         }
     }
@@ -393,7 +395,8 @@ impl Entry {
     /// subscriptions at once.
     pub(super) async fn restore_consuming(self: Arc<Self>, attempt: u32, past: Past) -> Result<Restored, LoginFailure> {
         let suspicion = past.judge().await;
-        self.pool.nodes.pause(backoff(attempt.max(suspicion.attempt(Instant::now())))).await;
+        let attempt = attempt.max(suspicion.attempt(Instant::now()));
+        self.pool.nodes.pause(backoff(attempt), backoff(attempt / 3)).await;
         let version = self.check().await?;
         if let Some(queue) = &past.absent {
             self.clone().await_presence(queue).await?;
@@ -409,7 +412,8 @@ impl Entry {
         past: Past,
     ) -> Result<Restored, LoginFailure> {
         let suspicion = past.judge().await;
-        self.pool.nodes.pause(backoff(attempt.max(suspicion.attempt(Instant::now())))).await;
+        let attempt = attempt.max(suspicion.attempt(Instant::now()));
+        self.pool.nodes.pause(backoff(attempt), backoff(attempt / 3)).await;
         let slot = self.reserve(Role::Publish, suspicion.company(Instant::now())).await?;
         Ok(Restored::Publish { slot, suspicion })
     }
@@ -419,7 +423,7 @@ impl Entry {
         let slot = self.reserve(Role::Consume, Company::Any).await?;
         match Inquiry::begin(slot.link().clone(), queue.clone()).answer().await {
             Whereabouts::Away(failure) => Err(LoginFailure::Unavailable { reason: format!("{failure:?}") }),
-            Whereabouts::Missing | Whereabouts::There => Ok(()),
+            Whereabouts::Led | Whereabouts::Missing | Whereabouts::There => Ok(()),
         }
     }
 
@@ -599,9 +603,10 @@ impl Entry {
     async fn connect(self: &Arc<Self>, role: Role, seclusion: Seclusion) -> Result<Arc<Link>, LoginFailure> {
         let credentials = self.credentials();
         let connected = self.dial(role.name(), &credentials).await?;
-        let login = credentials.login.clone();
         let (config, counts) = (self.config().clone(), self.pool.counts.clone());
-        let link = Link::new(connected, role, self.vhost.clone(), login, config, counts, seclusion);
+        let troubles = Troubles { account: self.outages.clone(), node: self.pool.nodes.recoveries(&connected.node) };
+        let account = Account { login: credentials.login.clone(), troubles, vhost: self.vhost.clone() };
+        let link = Link::new(connected, role, account, config, counts, seclusion);
         lock(&self.role(role).links).push(link.clone());
         lock(&self.pool.links).push(Arc::downgrade(&link));
         let (followed, entry, pool) = (link.clone(), Arc::downgrade(self), Arc::downgrade(&self.pool));

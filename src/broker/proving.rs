@@ -1,26 +1,35 @@
-//! The first publish to a queue or exchange after an outage: it goes alone until RabbitMQ has taken it.
+//! The first publish to a queue or exchange on a channel, and after an outage: it goes alone until RabbitMQ has judged it.
 //!
-//! After a node went down, a quorum queue may be without a leader for a while, and RabbitMQ refuses (`basic.nack`) the first
-//! publish of a channel to it. That is no verdict on the message: it is tried again. As nothing was published after it, the
-//! order of the publisher is kept. Says what may go when, and publishes nothing.
+//! A quorum queue may be without a leader for a while, and RabbitMQ refuses (`basic.nack`) the first publish of a channel to it.
+//! That is no verdict on the message, whether or not the relay has felt the outage: it is tried again. As nothing was published
+//! after it, the order of the publisher is kept. How long is bounded by the publish's own age, and it ends at once when the queue
+//! shows that it has a leader and refuses nevertheless. Says what may go when, and publishes nothing.
 
 use crate::session::amqp::ShortText;
 use crate::session::command::{Outgoing, Publish, PublishToken};
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// So long after an outage a refusal is no answer. Later it is, as on any other day: a queue may really be full.
+/// So long after an outage, and so long after it was first given, a publish's refusal is no answer. Later it is, as on any other
+/// day: a queue may really be full.
 const PROVING_MAX: Duration = Duration::from_secs(30);
 
-/// Targets that a session's proof is remembered of; further ones are proven with each publish.
+/// The same for a new channel where no outage was felt: the leader of a queue may have been on a node without a link.
+const UNFELT_MAX: Duration = Duration::from_secs(5);
+
+/// Targets that a channel's proof is remembered of. Further ones are proven with each publish after an outage, and not at all
+/// without one.
 const PROVEN_MAX: usize = 1000;
+
+/// Queues of subscriptions and of brokers' own naming, to which answers are sent, each to another one: they have no leader.
+const LEADERLESS: [&str; 2] = ["amq.gen-", "stomp-subscription-"];
 
 /// Between two attempts.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// When the broker was last in trouble, as far as the links know: one was lost, or a node answers again.
+/// When an account's links, or a node, were last in trouble.
 #[derive(Default)]
 pub(super) struct LastOutage(Mutex<Option<Instant>>);
 
@@ -35,6 +44,18 @@ impl LastOutage {
 
     pub(super) fn at(&self) -> Option<Instant> {
         *self.lock()
+    }
+}
+
+/// What concerns a link: trouble of its account's links, and of its node. What others feel elsewhere says nothing.
+pub(super) struct Troubles {
+    pub(super) account: Arc<LastOutage>,
+    pub(super) node: Arc<LastOutage>,
+}
+
+impl Troubles {
+    pub(super) fn last(&self) -> Option<Instant> {
+        self.account.at().max(self.node.at())
     }
 }
 
@@ -72,34 +93,45 @@ pub(super) struct Proving {
     outage: Option<Instant>,
     proven: BTreeSet<Target>,
     retry_at: Option<Instant>,
+    /// Which publish is being tried again, and since when.
+    tried: Option<(PublishToken, Instant)>,
+}
+
+/// What a refused publish is tried again for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trial {
+    /// It is the answer.
+    Over,
+    /// Once more.
+    Again,
+    /// Once more, unless its queue has a leader: then the refusal is the answer.
+    UnlessLed,
 }
 
 impl Proving {
     /// `outage` is the last one; an outage that is over, or another one, changes everything.
     pub(super) fn follow(&mut self, outage: Option<Instant>, now: Instant) {
         let outage = outage.filter(|at| now < *at + PROVING_MAX);
-        match (self.outage, outage) {
-            (before, after) if before == after => {}
-            (_, None) => *self = Proving::default(),
-            (_, Some(_)) => {
-                self.outage = outage;
-                self.proven.clear();
-            }
+        if outage.is_some() && outage != self.outage {
+            self.proven.clear();
         }
+        self.outage = outage;
+    }
+
+    /// On a new channel nothing is proven.
+    pub(super) fn begin_anew(&mut self) {
+        *self = Proving { outage: self.outage, ..Proving::default() };
     }
 
     /// Asks for a publish, of which it is remembered that it goes alone if it has to.
     pub(super) fn admit(&mut self, publish: &Publish, under_way: bool, now: Instant) -> Admission {
-        if self.outage.is_none() {
-            return Admission::Granted;
-        }
         if self.alone.is_some() {
             return Admission::AfterAnswers;
         }
         if let Some(at) = self.retry_at.filter(|at| now < *at) {
             return Admission::NotBefore(at);
         }
-        if self.proven.contains(&Target::of(&publish.message)) {
+        if self.is_beyond_doubt(&publish.message) {
             return Admission::Granted;
         }
         if under_way {
@@ -109,18 +141,47 @@ impl Proving {
         Admission::Granted
     }
 
-    /// RabbitMQ has taken a publish, or returned it.
-    pub(super) fn taken(&mut self, publish: &Publish) {
+    fn is_beyond_doubt(&self, message: &Outgoing) -> bool {
+        if self.proven.contains(&Target::of(message)) {
+            return true;
+        }
+        let answers = || LEADERLESS.iter().any(|prefix| message.routing_key.as_str().starts_with(prefix));
+        self.outage.is_none() && (self.proven.len() >= PROVEN_MAX || (message.exchange.is_empty() && answers()))
+    }
+
+    /// RabbitMQ has taken a publish, or returned it, or its refusal is the answer: there is nothing left to prove.
+    pub(super) fn judged(&mut self, publish: &Publish) {
+        if self.tried.is_some_and(|(token, _)| token == publish.token) {
+            self.tried = None;
+        }
         if self.alone.take_if(|alone| *alone == publish.token).is_some() && self.proven.len() < PROVEN_MAX {
             self.proven.insert(Target::of(&publish.message));
         }
     }
 
     /// Whether a refused publish is to be tried again; then none goes before it.
-    pub(super) fn tries_again(&mut self, publish: &Publish, now: Instant) -> bool {
-        let again = self.alone.take_if(|alone| *alone == publish.token).is_some() && publish.repeatable;
-        self.retry_at = again.then_some(now + RETRY_AFTER);
-        again
+    pub(super) fn tries_again(&mut self, publish: &Publish, now: Instant) -> Trial {
+        let alone = self.alone == Some(publish.token);
+        let (first, since) = match self.tried.filter(|(token, _)| *token == publish.token) {
+            Some((_, since)) => (false, since),
+            None => (true, now),
+        };
+        let limit = if self.outage.is_some() { PROVING_MAX } else { UNFELT_MAX };
+        if !alone || !publish.repeatable || now >= since + limit {
+            self.judged(publish);
+            return Trial::Over;
+        }
+        self.tried = Some((publish.token, since));
+        (self.alone, self.retry_at) = (None, Some(now + RETRY_AFTER));
+        // The first refusal may be older than the leader.
+        if first || !publish.message.exchange.is_empty() { Trial::Again } else { Trial::UnlessLed }
+    }
+
+    /// The queue has a leader, and has refused.
+    pub(super) fn settle(&mut self, publish: &Publish) {
+        self.alone = Some(publish.token);
+        self.retry_at = None;
+        self.judged(publish);
     }
 }
 
@@ -128,7 +189,6 @@ impl Proving {
 mod tests {
     use super::*;
     use Admission::{AfterAnswers, Granted, NotBefore};
-    use std::sync::Arc;
 
     fn publish(token: u64, exchange: &str, routing_key: &str) -> Publish {
         let short = |text: &str| ShortText::new(text).expect("short");
@@ -139,12 +199,58 @@ mod tests {
     }
 
     #[test]
-    fn without_an_outage_everything_goes() {
+    fn the_first_of_a_channel_goes_alone_without_an_outage_too() {
         let mut proving = Proving::default();
         let now = Instant::now();
         proving.follow(None, now);
-        assert_eq!(proving.admit(&publish(1, "", "q"), true, now), Granted);
-        assert!(!proving.tries_again(&publish(1, "", "q"), now));
+        assert_eq!(proving.admit(&publish(1, "", "q"), false, now), Granted);
+        assert_eq!(proving.admit(&publish(2, "", "q"), true, now), AfterAnswers);
+        assert_eq!(proving.tries_again(&publish(1, "", "q"), now), Trial::Again);
+        let later = now + RETRY_AFTER;
+        assert_eq!(proving.admit(&publish(1, "", "q"), false, later), Granted);
+        proving.judged(&publish(1, "", "q"));
+        assert_eq!(proving.admit(&publish(2, "", "q"), true, later), Granted);
+        assert_eq!(proving.tries_again(&publish(2, "", "q"), later), Trial::Over, "a refusal is the answer");
+        // Answers go to queues without leaders, each to another one.
+        assert_eq!(proving.admit(&publish(3, "", "amq.gen-x"), true, later), Granted);
+        proving.begin_anew();
+        assert_eq!(proving.admit(&publish(4, "", "q"), true, later), AfterAnswers, "another channel");
+    }
+
+    #[test]
+    fn a_refusal_is_bounded_by_the_age_of_the_publish() {
+        let mut proving = Proving::default();
+        let mut now = Instant::now();
+        let start = now;
+        // Somebody's trouble that never ends.
+        loop {
+            proving.follow(Some(now), now);
+            assert_eq!(proving.admit(&publish(1, "e", ""), false, now), Granted);
+            if proving.tries_again(&publish(1, "e", ""), now) == Trial::Over {
+                break;
+            }
+            now += RETRY_AFTER;
+        }
+        assert_eq!(now - start, PROVING_MAX);
+        assert_eq!(
+            proving.admit(&publish(2, "e", ""), true, now),
+            Granted,
+            "and the next ones do not wait for it again"
+        );
+    }
+
+    #[test]
+    fn a_queue_that_has_a_leader_is_believed_at_its_second_refusal() {
+        let mut proving = Proving::default();
+        let now = Instant::now();
+        assert_eq!(proving.admit(&publish(1, "", "q"), false, now), Granted);
+        assert_eq!(proving.tries_again(&publish(1, "", "q"), now), Trial::Again);
+        let later = now + RETRY_AFTER;
+        assert_eq!(proving.admit(&publish(1, "", "q"), false, later), Granted);
+        assert_eq!(proving.tries_again(&publish(1, "", "q"), later), Trial::UnlessLed);
+        proving.settle(&publish(1, "", "q"));
+        assert_eq!(proving.admit(&publish(2, "", "q"), true, later), Granted);
+        assert_eq!(proving.tries_again(&publish(2, "", "q"), later), Trial::Over);
     }
 
     #[test]
@@ -155,16 +261,16 @@ mod tests {
         assert_eq!(proving.admit(&publish(1, "", "q"), true, now), AfterAnswers, "others are under way");
         assert_eq!(proving.admit(&publish(1, "", "q"), false, now), Granted);
         assert_eq!(proving.admit(&publish(2, "", "q"), true, now), AfterAnswers);
-        assert!(proving.tries_again(&publish(1, "", "q"), now));
+        assert_eq!(proving.tries_again(&publish(1, "", "q"), now), Trial::Again);
         assert_eq!(proving.admit(&publish(1, "", "q"), false, now), NotBefore(now + RETRY_AFTER));
         let later = now + RETRY_AFTER;
         assert_eq!(proving.admit(&publish(1, "", "q"), false, later), Granted);
-        proving.taken(&publish(1, "", "q"));
+        proving.judged(&publish(1, "", "q"));
         assert_eq!(proving.admit(&publish(2, "", "q"), true, later), Granted, "this queue has a leader");
-        assert!(!proving.tries_again(&publish(2, "", "q"), later), "so a refusal is the answer");
+        assert_eq!(proving.tries_again(&publish(2, "", "q"), later), Trial::Over, "so a refusal is the answer");
         assert_eq!(proving.admit(&publish(2, "", "other"), true, later), AfterAnswers);
         assert_eq!(proving.admit(&publish(2, "amq.topic", "a"), false, later), Granted);
-        proving.taken(&publish(2, "amq.topic", "a"));
+        proving.judged(&publish(2, "amq.topic", "a"));
         assert_eq!(proving.admit(&publish(1, "amq.topic", "b"), true, later), Granted, "exchanges count as a whole");
         proving.follow(Some(later), later);
         assert_eq!(proving.admit(&publish(1, "", "q"), true, later), AfterAnswers, "there was another outage");
@@ -177,21 +283,8 @@ mod tests {
         proving.follow(Some(now), now);
         let once = Publish { repeatable: false, ..publish(1, "", "q") };
         assert_eq!(proving.admit(&once, false, now), Granted);
-        assert!(!proving.tries_again(&once, now));
+        assert_eq!(proving.tries_again(&once, now), Trial::Over);
         assert_eq!(proving.admit(&publish(2, "", "q"), false, now), Granted, "at once");
-        assert_eq!(proving.admit(&publish(3, "", "q"), true, now), AfterAnswers, "the second is the proof now");
-    }
-
-    #[test]
-    fn past_the_limit_a_refusal_is_the_answer() {
-        let mut proving = Proving::default();
-        let outage = Instant::now();
-        proving.follow(Some(outage), outage);
-        assert_eq!(proving.admit(&publish(1, "", "q"), false, outage), Granted);
-        let end = outage + PROVING_MAX;
-        proving.follow(Some(outage), end);
-        assert!(!proving.tries_again(&publish(1, "", "q"), end));
-        assert_eq!(proving.admit(&publish(2, "", "other"), true, end), Granted);
     }
 
     #[test]
@@ -202,7 +295,7 @@ mod tests {
         for number in 0..PROVEN_MAX + 5 {
             let publish = publish(1, "", &number.to_string());
             assert_eq!(proving.admit(&publish, false, now), Granted);
-            proving.taken(&publish);
+            proving.judged(&publish);
         }
         assert_eq!(proving.proven.len(), PROVEN_MAX);
     }

@@ -180,6 +180,12 @@ impl PublishSide {
         self.is_idle() && self.channel.is_some()
     }
 
+    /// Nothing of what was given has been written on the channel.
+    fn is_unused(&self) -> bool {
+        let answered = self.unconfirmed.is_empty() && self.doubt.is_none();
+        answered && self.writing.is_empty() && self.opening.is_none() && self.channel.is_some()
+    }
+
     /// Gives back a channel that was not used for a while.
     fn poll_idle(&mut self, cx: &mut Context<'_>) {
         let blocked = self.watch.as_ref().is_some_and(LinkWatch::blocked);
@@ -245,8 +251,8 @@ impl PublishSide {
         // Changes that follow are seen at the next poll.
         cx.waker().wake_by_ref();
         match state.lost {
-            Some(_) if self.holds_nothing() => {
-                // The next publish opens another one.
+            Some(_) if self.is_unused() => {
+                // The next publish opens another one; it was not written on this one.
                 (self.channel, self.watch) = (None, None);
                 if was_blocked { Poll::Ready(Ok(BrokerEvent::Unblocked)) } else { Poll::Pending }
             }
@@ -286,6 +292,7 @@ impl PublishSide {
                 let Poll::Ready(result) = work.poll_unpin(cx) else { return Ok(Progress::None) };
                 self.opening = None;
                 self.channel = Some(result?);
+                self.proving.begin_anew();
                 Ok(Progress::Some)
             }
             None => self.start_next(cx),
@@ -333,10 +340,11 @@ impl PublishSide {
     /// Ready when the next publish may go, as far as outages are concerned: none goes while one before it is in doubt.
     fn poll_admission(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(next) = self.queue.front().filter(|_| self.doubt.is_none()) else { return Poll::Pending };
+        let outage = self.channel.as_ref().and_then(|channel| channel.link.troubles.last());
         let under_way = !self.writing.is_empty() || !self.unconfirmed.is_empty();
         loop {
             let now = Instant::now();
-            self.proving.follow(self.entry.counts().last_outage.at(), now);
+            self.proving.follow(outage, now);
             match self.proving.admit(next, under_way, now) {
                 Admission::Granted => return Poll::Ready(()),
                 Admission::AfterAnswers => return Poll::Pending,

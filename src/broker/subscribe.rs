@@ -200,7 +200,7 @@ impl Operator {
 
     async fn exists(&self, queue: &ShortText) -> Result<bool, Failure> {
         match declare_passively(&self.link, queue).await {
-            Ok(()) => Ok(true),
+            Ok(_) => Ok(true),
             Err(Failure::Refused { reply_code: NOT_FOUND, .. }) => Ok(false),
             // Whatever else is wrong with it, the declaration itself will say; the queue is there.
             Err(Failure::Refused { .. }) => Ok(true),
@@ -297,14 +297,14 @@ enum Leftover {
     Deserted,
 }
 
-/// Asks for a queue on a channel of its own, which a refusal closes.
-pub(super) async fn declare_passively(link: &Arc<Link>, queue: &ShortText) -> Result<(), Failure> {
+/// Asks for a queue on a channel of its own, which a refusal closes. Returns how many messages are ready in it.
+pub(super) async fn declare_passively(link: &Arc<Link>, queue: &ShortText) -> Result<u32, Failure> {
     let scratch = link.scratch().await?;
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let work = scratch.queue_declare(short(queue), options, FieldTable::default());
     let result = within(link.config.operation_timeout, "queue declare", work).await;
     barrier_close(&scratch, link).await;
-    result.map(drop).map_err(|fault| link.failure(fault, None))
+    result.map(|queue| queue.message_count()).map_err(|fault| link.failure(fault, None))
 }
 
 /// Deletes a queue from a channel of its own.

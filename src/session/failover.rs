@@ -111,7 +111,9 @@ impl Session {
     }
 
     pub(super) fn handle_side_lost(&mut self, side: Side, failure: Failure, concerns: Concern) {
-        if !self.may_resume(&failure) {
+        if self.was_no_stream(&failure, concerns) {
+            self.lose_side(side, &failure);
+        } else if !self.may_resume(&failure) {
             self.handle_failed(failure, concerns);
         } else if self.has_waited_enough(&failure, concerns) {
             let receipt = self.receipt_of(concerns).map(str::to_owned);
@@ -157,6 +159,7 @@ impl Session {
         }
         match side {
             Side::Consume => {
+                self.lose_consumers();
                 self.ledger.lose();
                 self.unflushed.clear();
                 self.publishing.lose_queues();

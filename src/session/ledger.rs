@@ -38,8 +38,8 @@ pub(super) struct Outstanding {
     pub mode: AckMode,
     /// First part of the message id: `T_<id>` or `Q_<destination>`.
     pub name: Arc<str>,
-    /// Streams can't take a message back: a NACK would close the AMQP connection.
-    pub stream: bool,
+    /// Of a message of a stream. Streams can't take it back: a NACK would close the AMQP connection.
+    pub offset: Option<i64>,
     pub tag: DeliveryTag,
 }
 
@@ -94,6 +94,11 @@ impl Ledger {
         self.outstanding.clear();
         self.bytes = 0;
         self.stale_before = Serial(self.next);
+    }
+
+    /// The lowest offset of a stream's messages that a subscription has not settled.
+    pub(super) fn oldest_offset(&self, key: SubscriptionKey) -> Option<i64> {
+        self.outstanding.values().filter(|entry| entry.key == key).filter_map(|entry| entry.offset).min()
     }
 
     /// Whether the delivery was lost with its lease, or settled before. A late settlement of it has no effect and is no
@@ -193,7 +198,7 @@ mod tests {
                     key: SubscriptionKey(*key),
                     mode: *mode,
                     name: "T_1".into(),
-                    stream: false,
+                    offset: None,
                     tag: DeliveryTag(100 + index as u64),
                 },
             );

@@ -28,6 +28,7 @@ mod ledger;
 mod liveness;
 mod login;
 mod message;
+mod position;
 pub mod proof;
 mod properties;
 mod publish;

@@ -69,7 +69,7 @@ impl Session {
             return Ok(());
         }
         let entry = self.ledger.get(action.serial).ok_or_else(|| not_found(action.serial))?;
-        if entry.stream && action.outcome != Settlement::Ack {
+        if entry.offset.is_some() && action.outcome != Settlement::Ack {
             return Err(Refusal::soft(
                 "ack.stream",
                 "Processing error",

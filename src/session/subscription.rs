@@ -13,9 +13,10 @@ use super::command::{
     AfterUnsubscribe, BrokerCommand, Overflow, Settlement, Sharing, Subscribe, SubscribedQueue, SubscriptionKey,
 };
 use super::destination::Destination;
-use super::event::Delivery;
+use super::event::{Concern, Delivery, Failure};
 use super::ledger::{AckMode, MessageId, Outstanding};
 use super::message::{self, Envelope};
+use super::position::{self, Position};
 use super::properties::number;
 use super::publish::not_for;
 use super::queue::{self, On, Purpose};
@@ -48,6 +49,8 @@ pub(super) struct Subscription {
     owned: bool,
     /// First part of its message ids: `T_<id>`, or `Q_<destination>` without id.
     name: Arc<str>,
+    /// Where a stream is read; none for what can be no stream.
+    position: Option<Box<Position>>,
     /// Known once the broker has said it.
     queue: Option<ShortText>,
     stage: Stage,
@@ -80,6 +83,7 @@ impl Subscription {
         let bytes = retained::allocation(size_of::<Subscription>())
             + 2 * MAP_ENTRY_BYTES
             + name_bytes(&self.name)
+            + self.position.as_ref().map_or(0, |_| retained::allocation(size_of::<Position>()))
             + retained::string(&self.destination)
             + retained::maybe_string(self.id.as_ref())
             + retained::maybe_string(receipt)
@@ -215,6 +219,7 @@ impl Session {
             false => self.sharing(frame, mode, nameless, &queue, &consumer_arguments),
         };
         let making = Subscribe { binding, consumer_arguments, exclusive: survives, key, prefetch, queue, sharing };
+        let position = Position::of(&making, self.now);
         let subscription = Subscription {
             access,
             bytes: 0,
@@ -226,6 +231,7 @@ impl Session {
             nameless: nameless && !survives,
             owned,
             name,
+            position,
             queue: None,
             stage: Stage::Starting { receipt },
             topic: matches!(destination, Destination::Topic(_)),
@@ -466,10 +472,12 @@ impl Session {
         }
     }
 
-    pub(super) fn handle_delivery(&mut self, delivery: Delivery, version: Version) {
-        let wanted = self.subscriptions.by_key.get(&delivery.key);
+    pub(super) fn handle_delivery(&mut self, mut delivery: Delivery, version: Version) {
+        let wanted = self.subscriptions.by_key.get_mut(&delivery.key);
+        let offset = position::offset(&delivery.message);
         let Some(subscription) = wanted.filter(|entry| !matches!(entry.stage, Stage::Stopping { .. })) else {
-            let outcome = Settlement::Nack { requeue: true };
+            // A stream takes nothing back.
+            let outcome = if offset.is_some() { Settlement::Ack } else { Settlement::Nack { requeue: true } };
             if let Some(tag) = delivery.tag {
                 self.command(BrokerCommand::Settle { tag, outcome });
             }
@@ -478,10 +486,9 @@ impl Session {
         let (mode, name, tag, key) = (subscription.mode, subscription.name.clone(), delivery.tag, delivery.key);
         let serial = self.ledger.next_serial();
         let message_id = MessageId { name: &name, serial, session: &self.id };
-        // Only a stream's deliveries carry their offset as a number.
-        let stream = delivery.message.properties.headers.iter().any(|(name, value)| {
-            name.as_str() == "x-stream-offset" && matches!(value, super::amqp::FieldValue::Integer(_))
-        });
+        if let (Some(position), Some(offset)) = (&mut subscription.position, offset) {
+            delivery.redelivered |= position.note(offset);
+        }
         let ack = version == Version::V1_2 && mode != AckMode::Auto;
         let envelope = Envelope { ack, message_id, subscription: subscription.id.as_deref() };
         let frame = message::frame(&delivery, &envelope, &self.config);
@@ -494,7 +501,7 @@ impl Session {
                 return self.refuse(too_many_unacked(self.ledger.len()));
             }
             (AckMode::Client | AckMode::ClientIndividual, Some(tag)) => {
-                self.ledger.insert(serial, Outstanding { key, mode, name, stream, tag });
+                self.ledger.insert(serial, Outstanding { key, mode, name, offset, tag });
             }
         }
         self.stats.messages_delivered += 1;
@@ -539,6 +546,7 @@ impl Session {
             owned: false,
             id: Some(id),
             mode: AckMode::Auto,
+            position: None,
             queue: None,
             stage: Stage::Starting { receipt: None },
             topic: false,
@@ -552,6 +560,23 @@ impl Session {
         for key in keys {
             self.resume_subscription(key);
         }
+    }
+
+    /// The consumers are gone; what they had delivered is still in the ledger.
+    pub(super) fn lose_consumers(&mut self) {
+        for (key, subscription) in &mut self.subscriptions.by_key {
+            if let Some(position) = &mut subscription.position {
+                position.lose(self.ledger.oldest_offset(*key));
+            }
+        }
+    }
+
+    /// Whether a subscription was refused because it was taken for a stream's; from now on it is none.
+    pub(super) fn was_no_stream(&mut self, failure: &Failure, concerns: Concern) -> bool {
+        let Concern::Subscription(key) = concerns else { return false };
+        let Failure::Refused { reply_text, .. } = failure else { return false };
+        let Some(subscription) = self.subscriptions.by_key.get_mut(&key) else { return false };
+        subscription.position.take_if(|position| position.is_refused_by(reply_text)).is_some()
     }
 
     fn resume_subscription(&mut self, key: SubscriptionKey) {
@@ -574,7 +599,10 @@ impl Session {
         {
             queue.name = fresh;
         }
-        let making = subscription.making.clone();
+        let mut making = subscription.making.clone();
+        if let Some(position) = &subscription.position {
+            position.apply(&mut making, self.now);
+        }
         self.command(BrokerCommand::Subscribe(making));
         if let Some(queue) = stop {
             self.command(BrokerCommand::Unsubscribe { key, queue });

@@ -5,6 +5,7 @@ mod culprits;
 mod leaderless;
 mod nodes;
 mod sides;
+mod streams;
 mod survival;
 
 use std::collections::BTreeSet;

@@ -96,6 +96,9 @@ impl ConsumeSide {
 
     /// Starts the next command, or the opening of the channel that it needs.
     fn start_next(&mut self) -> bool {
+        if self.link().is_some_and(|link| link.state().lost.is_some()) && self.is_unused() {
+            (self.channel, self.watch) = (None, None);
+        }
         let Some(concern) = self.commands.front().map(ConsumeCommand::concern) else { return false };
         if let Some(work) = self.shared_operation() {
             self.running = Some(Running { concern, work });

@@ -5,6 +5,7 @@ use crate::broker::consume::Ending;
 use crate::broker::fault::Fault;
 use crate::broker::inquiry::{Inquiry, Whereabouts};
 use crate::broker::link::Leased;
+use crate::broker::proving::Trial;
 use crate::session::amqp::ShortText;
 use crate::session::command::{Publish, PublishToken};
 use crate::session::event::{BrokerEvent, Concern, Failure};
@@ -23,6 +24,8 @@ const INQUIRY_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Doubt {
     inquiry: Inquiry,
     meta: Meta,
+    /// Whether it is tried again unless its queue has a leader.
+    trial: bool,
     verdict: BrokerEvent,
 }
 
@@ -43,20 +46,34 @@ impl PublishSide {
         let Some(Unconfirmed { meta, .. }) = self.unconfirmed.pop_front() else { return Poll::Pending };
         let publish = &meta.publish;
         if !matches!(event, BrokerEvent::Rejected { .. }) {
-            self.proving.taken(publish);
-        } else if self.proving.tries_again(publish, Instant::now()) {
-            self.entry.counts().publishes_retried.fetch_add(1, Ordering::Relaxed);
-            // It went alone, so it is the next one again and there is no further confirm to wait for.
-            self.queue.push_front(meta.publish);
-            return Poll::Pending;
+            self.proving.judged(publish);
+        } else {
+            match self.proving.tries_again(publish, Instant::now()) {
+                Trial::Over => {}
+                Trial::Again => {
+                    self.try_again(meta.publish);
+                    return Poll::Pending;
+                }
+                Trial::UnlessLed => {
+                    let inquiry = Inquiry::begin(link, publish.message.routing_key.clone());
+                    self.doubt = Some(Box::new(Doubt { inquiry, meta, trial: true, verdict: event }));
+                    return self.poll_doubt(cx);
+                }
+            }
         }
         if is_refusal(&event) && self.may_inquire(publish) {
             self.inquired_at = Some(Instant::now());
             let inquiry = Inquiry::begin(link, publish.message.routing_key.clone());
-            self.doubt = Some(Box::new(Doubt { inquiry, meta, verdict: event }));
+            self.doubt = Some(Box::new(Doubt { inquiry, meta, trial: false, verdict: event }));
             return self.poll_doubt(cx);
         }
         Poll::Ready(Ok(event))
+    }
+
+    /// It went alone, so it is the next one again and there is no further confirm to wait for.
+    fn try_again(&mut self, publish: Publish) {
+        self.entry.counts().publishes_retried.fetch_add(1, Ordering::Relaxed);
+        self.queue.push_front(publish);
     }
 
     /// Whether RabbitMQ is asked about the queue of a refused publish.
@@ -69,18 +86,28 @@ impl PublishSide {
     fn poll_doubt(&mut self, cx: &mut Context<'_>) -> Poll<Result<BrokerEvent, Failure>> {
         let Some(doubt) = &mut self.doubt else { return Poll::Pending };
         let whereabouts = ready!(doubt.inquiry.poll(cx));
-        let Some(Doubt { meta, verdict, .. }) = self.doubt.take().map(|doubt| *doubt) else { return Poll::Pending };
+        let Some(Doubt { meta, trial, verdict, .. }) = self.doubt.take().map(|doubt| *doubt) else {
+            return Poll::Pending;
+        };
+        if trial {
+            if whereabouts != Whereabouts::Led {
+                self.try_again(meta.publish);
+                return Poll::Pending;
+            }
+            self.proving.settle(&meta.publish);
+            return Poll::Ready(Ok(verdict));
+        }
         match (whereabouts, verdict) {
             (Whereabouts::Away(failure), _) => {
                 self.failed = Some(meta);
                 Poll::Ready(Err(failure))
             }
             // It was not there, and is again.
-            (Whereabouts::There, BrokerEvent::Returned { .. }) => {
+            (Whereabouts::Led | Whereabouts::There, BrokerEvent::Returned { .. }) => {
                 self.queue.push_front(meta.publish);
                 self.poll_confirm(cx)
             }
-            (Whereabouts::There | Whereabouts::Missing, verdict) => Poll::Ready(Ok(verdict)),
+            (Whereabouts::Led | Whereabouts::There | Whereabouts::Missing, verdict) => Poll::Ready(Ok(verdict)),
         }
     }
 

@@ -10,12 +10,17 @@
 use super::scratch::Scratch;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const PORT: &str = "RELAY_TEST_BROKER_PORT";
 const CTL: &str = "RELAY_TEST_BROKER_CTL";
+
+/// Within which RabbitMQ has to answer rabbitmqctl.
+const CTL_SECONDS: &str = "300";
+/// How often rabbitmqctl tries again to reach its node.
+const CTL_ATTEMPTS: usize = 4;
 
 pub struct Rabbit {
     amqp_port: u16,
@@ -127,7 +132,23 @@ impl Rabbit {
 
     /// Runs rabbitmqctl and returns what it prints.
     pub fn ctl(&self, arguments: &[&str]) -> String {
-        let output = Command::new(&self.ctl).arg("-q").args(arguments).output().expect("ctl can be run");
+        // It comes from an Erlang node of its own, which on a busy machine may not reach the other one in time. Then nothing was
+        // done. What RabbitMQ has been asked takes its time.
+        let run = || {
+            let mut command = Command::new(&self.ctl);
+            command.args(["-q", "--timeout", CTL_SECONDS]).args(arguments).output().expect("ctl can be run")
+        };
+        let unreached = |output: &Output| {
+            let text = String::from_utf8_lossy(&output.stderr);
+            !output.status.success() && text.contains("unable to perform an operation on node")
+        };
+        let mut output = run();
+        for _ in 0..CTL_ATTEMPTS {
+            if !unreached(&output) {
+                break;
+            }
+            output = run();
+        }
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(
             output.status.success(),
