@@ -28,6 +28,8 @@ pub(super) const PERMISSION_AGE_MAX: Duration = Duration::from_secs(1);
 pub(super) const SHARED_LINGER: Duration = Duration::from_secs(2);
 /// Messages that wait for one subscriber of a shared queue.
 pub(super) const SHARED_BUFFER_MESSAGES_MAX: usize = 10_000;
+/// What was requeued for want of room comes again within this time, or went to another consumer.
+pub(super) const RETURN_PATIENCE: Duration = Duration::from_millis(500);
 /// TCP keepalive: first probe after this much silence, next ones at the same distance.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -71,6 +73,8 @@ pub struct BrokerConfig {
     pub operation_timeout: Duration,
     /// Credentials of a live link are checked again by RabbitMQ when the last check is older than this.
     pub recheck: Duration,
+    /// Bytes of deliveries that wait for a session, beyond what waits for its socket.
+    pub delivery_bytes_max: usize,
     /// Bytes that wait for one subscriber of a shared queue, beyond what waits for its socket.
     pub shared_buffer_bytes_max: usize,
     /// From a publish to its confirm; stands still while RabbitMQ blocks publishing.
@@ -93,6 +97,7 @@ impl Default for BrokerConfig {
             channels_per_link_max: 64,
             operation_timeout: Duration::from_secs(10),
             recheck: Duration::from_secs(60),
+            delivery_bytes_max: 4 << 20,
             shared_buffer_bytes_max: 1 << 20,
             confirm_timeout: Duration::from_secs(30),
             channel_idle: CHANNEL_IDLE,

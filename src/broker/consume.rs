@@ -6,7 +6,7 @@
 mod commands;
 
 pub(super) use self::commands::{Completed, ConsumeCommand, Running};
-use super::config::{SETTLEMENTS_IN_FLIGHT_MAX, SHARED_BUFFER_MESSAGES_MAX};
+use super::config::{RETURN_PATIENCE, SETTLEMENTS_IN_FLIGHT_MAX, SHARED_BUFFER_MESSAGES_MAX};
 use super::convert::{from_lapin, short_text};
 use super::death::Loss;
 use super::exclusive::LeaseId;
@@ -20,6 +20,7 @@ use super::pool::Entry;
 use super::quarantine::{Past, Suspicion};
 use super::release::{ConsumeRemains, Remains};
 use super::settle::{Coverage, Ledger, Order};
+use super::sluice::{Patience, Sluice};
 use super::subscribe::{QueueFate, Subscribed};
 use super::watch::LinkWatch;
 use crate::session::amqp::ShortText;
@@ -71,6 +72,10 @@ pub(super) struct ConsumeSide {
     /// The queue of the subscription that is being made.
     starting: Option<ShortText>,
     suspicion: Suspicion,
+    /// Waits while what was requeued may still come.
+    patience: IdleTimer,
+    /// Of the present channel.
+    sluice: Option<Arc<Sluice>>,
     /// What is added to the tags of the present channel, so that none is like one of a channel before.
     tags_before: u64,
     watch: Option<LinkWatch>,
@@ -87,6 +92,8 @@ impl ConsumeSide {
             starting: None,
             suspicion: Suspicion::default(),
             tags_before: 0,
+            patience: IdleTimer::default(),
+            sluice: None,
             cancelled: Vec::new(),
             channel: None,
             commands: VecDeque::new(),
@@ -145,7 +152,7 @@ impl ConsumeSide {
     }
 
     pub(super) fn retained_bytes(&self) -> usize {
-        0
+        self.sluice.as_ref().map_or(0, |sluice| sluice.waiting())
     }
 
     pub(super) fn shared_bytes(&self) -> usize {
@@ -208,14 +215,38 @@ impl ConsumeSide {
         if let Poll::Ready(result) = self.poll_cancelled(cx) {
             return Poll::Ready(result);
         }
-        if deliveries == Deliveries::HandOut
-            && let Poll::Ready(result) = self.poll_sources(cx)
-        {
-            return Poll::Ready(result);
+        if deliveries == Deliveries::HandOut {
+            if let Poll::Ready(result) = self.poll_sources(cx) {
+                return Poll::Ready(result);
+            }
+            self.poll_withheld(cx);
         }
         let polled = self.poll_channel(cx);
         self.poll_idle(cx);
         polled
+    }
+
+    /// Has what was withheld sent again, as far as there is room for it.
+    fn poll_withheld(&mut self, cx: &mut Context<'_>) {
+        let Some(sluice) = self.sluice.as_ref().filter(|sluice| sluice.overflows()) else { return };
+        let mut tags = sluice.give_back(Patience::Lasts);
+        if tags.is_empty() && self.patience.poll_over(cx, true, RETURN_PATIENCE).is_ready() {
+            tags = sluice.give_back(Patience::Over);
+        }
+        if !tags.is_empty() {
+            self.patience = IdleTimer::default();
+            self.requeue(tags);
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// Refuses deliveries that the session never saw.
+    fn requeue(&mut self, tags: Vec<u64>) {
+        for tag in tags {
+            self.ledger.hand_out(tag);
+            // It was handed out right above.
+            let _ = self.ledger.settle(tag, Settlement::Nack { requeue: true });
+        }
     }
 
     /// Own consumers and shared subscriptions take turns.
@@ -336,6 +367,9 @@ impl ConsumeSide {
             match item {
                 Some(Ok(delivery)) => {
                     self.next = at + 1;
+                    if let Some(sluice) = &self.sluice {
+                        sluice.took(delivery.delivery_tag, delivery.data.len());
+                    }
                     self.ledger.hand_out(delivery.delivery_tag);
                     let tag = DeliveryTag(self.tags_before + delivery.delivery_tag);
                     return Poll::Ready(Ok(BrokerEvent::Delivery(convert(key, tag, delivery))));

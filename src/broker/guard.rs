@@ -3,7 +3,8 @@
 //!
 //! The frames of returned messages are swallowed and recorded in [`Wire`]: lapin attaches them to the wrong confirm and logs
 //! their payload. What lapin could not read in a delivery is repaired ([`super::repair`]). `connection.start`,
-//! `connection.tune` and `channel.close` are looked at. Everything else passes in place, untouched and uncopied, frame by
+//! `connection.tune` and `channel.close` are looked at. Deliveries beyond what a session may have waiting are taken out too
+//! ([`super::sluice`]). Everything else passes in place, untouched and uncopied, frame by
 //! frame. What is not AMQP passes as it is: lapin judges it.
 //!
 //! A frame of interest that lies whole in what was read is judged where it lies. One that is cut off by the end of a read
@@ -17,6 +18,7 @@ use super::repair::{Outcome, repair};
 use super::repair_log::RepairLog;
 use super::returns::{Collected, Returns};
 use super::shrink::Shrinking;
+use super::sluice::Intake;
 use super::wire::{Refusal, Wire};
 use std::io;
 use std::sync::Arc;
@@ -81,6 +83,7 @@ pub(super) struct Guard {
     /// Largest frame that lapin accepts.
     frame_bytes_max: usize,
     log: RepairLog,
+    intake: Intake,
     returns: Returns,
     state: State,
     wire: Arc<Wire>,
@@ -95,6 +98,7 @@ impl Guard {
             spare_at: 0,
             frame_bytes_max: frame_bytes_max as usize,
             log: RepairLog::new(link),
+            intake: Intake::new(wire.clone()),
             returns: Returns::new(wire.clone()),
             state: State::Between,
             wire,
@@ -250,6 +254,7 @@ impl Guard {
                         let head = *head;
                         self.state = State::Between;
                         self.returns.count_body(&head);
+                        self.intake.count_body(&head);
                     }
                     (run, 0)
                 }
@@ -318,6 +323,7 @@ impl Guard {
         match head.kind {
             Kind::Method { class, method } => {
                 self.returns.interrupt(head.channel);
+                self.intake.interrupt(head.channel);
                 match (class, method) {
                     _ if head.payload > METHOD_BYTES_MAX => Treatment::Pass,
                     methods::CONNECTION_START
@@ -331,7 +337,7 @@ impl Guard {
             }
             Kind::Header if head.frame_bytes() > self.frame_bytes_max => Treatment::Shrink,
             Kind::Header => Treatment::Judge,
-            Kind::Body if self.returns.has_body(head.channel) => Treatment::Drop,
+            Kind::Body if self.returns.has_body(head.channel) || self.intake.has_body(head.channel) => Treatment::Drop,
             Kind::Body => Treatment::Pass,
             Kind::Heartbeat => Treatment::Pass,
         }
@@ -339,7 +345,8 @@ impl Guard {
 
     /// Reads a whole frame, repairs it if need be, and says how many bytes of it go to lapin.
     fn judge(&mut self, head: &Head, size: Size, frame: &mut [u8]) -> usize {
-        if self.returns.collect(head, frame) == Collected::Taken {
+        if self.returns.collect(head, frame) == Collected::Taken || self.intake.collect(head, frame) == Collected::Taken
+        {
             return 0;
         }
         let repaired = repair(head.kind, frame);

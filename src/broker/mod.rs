@@ -56,6 +56,7 @@ mod runtime;
 mod settle;
 mod shared_consumer;
 mod shrink;
+mod sluice;
 mod stream;
 mod subscribe;
 mod table;

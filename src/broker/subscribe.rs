@@ -12,7 +12,7 @@ use super::release::barrier_close;
 use super::trial::Trial;
 use super::wire::Refusal;
 use crate::session::amqp::{Binding, FieldValue, QueueDeclaration, ShortText};
-use crate::session::command::{AfterUnsubscribe, Subscribe, SubscribedQueue};
+use crate::session::command::{AfterUnsubscribe, Subscribe, SubscribedQueue, SubscriptionKey};
 use crate::session::event::Failure;
 use futures_util::StreamExt;
 use lapin::options::{
@@ -33,6 +33,18 @@ pub(super) struct Operator {
     pub(super) lease: LeaseId,
     pub(super) link: Arc<Link>,
     pub(super) raw: lapin::Channel,
+}
+
+/// A delivery that was given back without anybody having seen it.
+pub(super) struct Unseen {
+    /// Of the body.
+    pub(super) bytes: usize,
+    pub(super) tag: u64,
+}
+
+/// How RabbitMQ knows a subscription's consumer.
+pub(super) fn tag_of(key: SubscriptionKey) -> ShortString {
+    ShortString::try_new(format!("s{}", key.0)).unwrap_or_default()
 }
 
 /// A consumer that runs.
@@ -227,7 +239,7 @@ impl Operator {
         }
         // Not global: it is for the next consumer of this channel only.
         let qos = self.raw.basic_qos(subscribe.prefetch.max(1), BasicQosOptions { global: false });
-        let tag = ShortString::try_new(format!("s{}", subscribe.key.0)).unwrap_or_default();
+        let tag = tag_of(subscribe.key);
         let options =
             BasicConsumeOptions { exclusive: subscribe.exclusive, no_ack: false, ..BasicConsumeOptions::default() };
         let consume = self.raw.basic_consume(short(queue), tag.clone(), options, table(&subscribe.consumer_arguments));
@@ -262,14 +274,18 @@ impl Operator {
     }
 
     /// Cancels a consumer and gives back what it was delivered beyond what the session saw; returns those tags.
-    pub(super) async fn unsubscribe(&self, mut from: Subscribed, then: AfterUnsubscribe) -> Result<Vec<u64>, Failure> {
+    pub(super) async fn unsubscribe(
+        &self,
+        mut from: Subscribed,
+        then: AfterUnsubscribe,
+    ) -> Result<Vec<Unseen>, Failure> {
         self.call("cancel", self.raw.basic_cancel(from.tag.clone(), BasicCancelOptions::default())).await?;
         let mut unseen = Vec::new();
         // Ends with the consumer: lapin marks the end of the stream when the broker has answered the cancel.
         while let Some(delivery) = self.next_of(&mut from.consumer).await? {
             let give_back = BasicNackOptions { multiple: false, requeue: true };
             self.call("requeue", self.raw.basic_nack(delivery.delivery_tag, give_back)).await?;
-            unseen.push(delivery.delivery_tag);
+            unseen.push(Unseen { bytes: delivery.data.len(), tag: delivery.delivery_tag });
         }
         if then == AfterUnsubscribe::Delete {
             // From another channel: this one declared the queue, and RabbitMQ remembers per channel what was permitted.

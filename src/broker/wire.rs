@@ -4,6 +4,7 @@
 //! on the same bytes: a return is here before the confirm that follows it resolves, so matching has no race.
 
 use super::frame::Return;
+use super::sluice::Sluice;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,6 +44,7 @@ pub(super) enum Phase {
 struct ChannelRecord {
     refusal: Option<Refusal>,
     returns: VecDeque<Returned>,
+    sluice: Option<Arc<Sluice>>,
     waker: Option<Waker>,
 }
 
@@ -114,6 +116,17 @@ impl Wire {
     /// Starts a fresh record for a channel that was just opened.
     pub(super) fn watch_channel(&self, channel: u16) {
         self.lock().channels.insert(channel, ChannelRecord::default());
+    }
+
+    /// From now on no more than this waits on the channel. Before anything is consumed on it.
+    pub(super) fn limit_channel(&self, channel: u16, sluice: &Arc<Sluice>) {
+        if let Some(channel) = self.lock().channels.get_mut(&channel) {
+            channel.sluice = Some(sluice.clone());
+        }
+    }
+
+    pub(super) fn sluice(&self, channel: u16) -> Option<Arc<Sluice>> {
+        self.lock().channels.get(&channel)?.sluice.clone()
     }
 
     pub(super) fn forget_channel(&self, channel: u16) {

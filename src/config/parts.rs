@@ -59,6 +59,7 @@ impl Config {
             channels_per_link_max: broker.channels_per_connection_max,
             operation_timeout: broker.operation_timeout,
             recheck: self.auth.recheck,
+            delivery_bytes_max: self.session.delivery_bytes_max,
             shared_buffer_bytes_max: self.session.write_buffer_bytes_max,
             confirm_timeout: self.session.confirm_timeout,
             ..BrokerConfig::default()

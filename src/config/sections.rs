@@ -318,6 +318,9 @@ section! {
         send_burst_max: u32 = count(1..=1_000_000), "1000";
         /// Bytes that wait to be written to the client; at this bound nothing more is fetched for it.
         write_buffer_bytes_max: usize = size(kib(16)..=mib(1024)), "1MiB";
+        /// Bytes of messages that RabbitMQ has sent and that wait for the session, or one message beyond; what comes above it is
+        /// requeued once there is room.
+        delivery_bytes_max: usize = size(kib(64)..=mib(1024)), "4MiB";
         /// A client that takes no byte for this long is dropped.
         write_timeout: Duration = duration(milliseconds(10)..=minutes(60)), "30s";
         /// A SEND that RabbitMQ does not confirm in this time has failed.

@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 
 /// Keys of what is made once, at the start. What all others mean holds for clients, connections and events that come later, but
 /// for those of [`OF_OPEN_SESSIONS`].
-const AT_START: [&str; 16] = [
+const AT_START: [&str; 17] = [
     "admin.hosts",
     "admin.listen",
     "auth.recheck",
@@ -34,6 +34,7 @@ const AT_START: [&str; 16] = [
     "log.format",
     "runtime.worker_threads",
     "session.confirm_timeout",
+    "session.delivery_bytes_max",
 ];
 
 /// Keys that sessions which are open obey from now on too.

@@ -1,12 +1,14 @@
 //! The broker side against a real RabbitMQ: leases, confirms, returns, acknowledgements, isolation, cleaning up.
 
 mod alone;
+
 mod consume;
 mod declare;
 mod limits;
 mod links;
 mod login;
 mod publish;
+mod sizes;
 mod tenancy;
 mod tls;
 

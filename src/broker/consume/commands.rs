@@ -6,7 +6,8 @@ use crate::broker::hub::SharedSubscribe;
 use crate::broker::link::{Leased, Role};
 use crate::broker::publish::reserve_failure;
 use crate::broker::quarantine::Company;
-use crate::broker::subscribe::{Operator, Subscribed, delete_aside};
+use crate::broker::sluice::Sluice;
+use crate::broker::subscribe::{Operator, Subscribed, Unseen, delete_aside, tag_of};
 use crate::broker::watch::LinkWatch;
 use crate::session::amqp::{QueueDeclaration, ShortText};
 use crate::session::command::{AfterUnsubscribe, DeclareToken, Subscribe, SubscriptionKey};
@@ -14,6 +15,7 @@ use crate::session::event::{BrokerEvent, Concern, Failure};
 use futures_util::future::BoxFuture;
 use lapin::options::QueueDeleteOptions;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::time::Instant;
 use tracing::debug;
@@ -65,7 +67,7 @@ pub(in crate::broker) enum Completed {
     Joined { key: SubscriptionKey, membership: Membership, queue: ShortText },
     Opened(Leased),
     Subscribed { key: SubscriptionKey, subscribed: Subscribed },
-    Unsubscribed { key: SubscriptionKey, unseen: Vec<u64> },
+    Unsubscribed { key: SubscriptionKey, unseen: Vec<Unseen> },
 }
 
 impl ConsumeSide {
@@ -217,6 +219,9 @@ impl ConsumeSide {
             Completed::Deleted => None,
             Completed::Opened(channel) => {
                 self.watch = Some(LinkWatch::new(&channel.link));
+                let sluice = Arc::new(Sluice::new(channel.link.config.delivery_bytes_max));
+                channel.link.wire.limit_channel(channel.raw.id(), &sluice);
+                self.sluice = Some(sluice);
                 self.channel = Some(channel);
                 // Tags begin anew with each channel.
                 self.tags_before += std::mem::take(&mut self.ledger).end();
@@ -235,7 +240,11 @@ impl ConsumeSide {
                 Some(BrokerEvent::Subscribed { key, queue })
             }
             Completed::Unsubscribed { key, unseen } => {
-                unseen.into_iter().for_each(|tag| self.ledger.gave_back(tag));
+                if let Some(sluice) = self.sluice.clone() {
+                    unseen.iter().for_each(|unseen| sluice.took(unseen.tag, unseen.bytes));
+                    self.requeue(sluice.end(tag_of(key).as_str().as_bytes()));
+                }
+                unseen.into_iter().for_each(|unseen| self.ledger.gave_back(unseen.tag));
                 Some(BrokerEvent::Unsubscribed { key })
             }
         }
