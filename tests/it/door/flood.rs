@@ -25,7 +25,7 @@ const STRANGERS: usize = 10_000;
 /// Of all addresses together: less than there are strangers, so that some meet it.
 const CONNECTIONS_MAX: usize = 9_000;
 const REFUSALS_MAX: usize = 100;
-/// Source addresses of the strangers.
+/// Source addresses of the strangers, each in a network of its own.
 const ADDRESSES: usize = 50;
 
 /// "What a stranger costs" in docs/defaults.md: task, HTTP state, buffers and whatever it has sent so far.
@@ -174,7 +174,7 @@ impl Flood {
 async fn knock(number: usize, relay: SocketAddr) -> Option<TcpStream> {
     let socket = TcpSocket::new_v4().ok()?;
     let last = u8::try_from(number % ADDRESSES).ok()?;
-    socket.bind(SocketAddr::new(Ipv4Addr::new(127, 1, 0, last + 1).into(), 0)).ok()?;
+    socket.bind(SocketAddr::new(Ipv4Addr::new(127, 1, last, 1).into(), 0)).ok()?;
     tokio::time::timeout(Duration::from_secs(20), socket.connect(relay)).await.ok()?.ok()
 }
 
