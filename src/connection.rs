@@ -8,6 +8,7 @@
 
 mod charge;
 mod deadline;
+mod draining;
 mod gauges;
 mod opening;
 mod quota;
@@ -25,6 +26,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use self::draining::Draining;
 use self::gauges::{Gauged, Gauges, Presence};
 use self::quota::Quota;
 use self::stall::Stall;
@@ -101,6 +103,7 @@ struct Connection {
     heard: u64,
     logins: Logins,
     decoder: Decoder,
+    draining: Draining,
     lease: Option<Channel>,
     login: Option<Pin<Box<dyn Future<Output = Login> + Send>>>,
     metrics: Arc<Metrics>,
@@ -290,7 +293,7 @@ impl Connection {
     /// A frame that is not complete is always read on, whatever its size: its limit is the decoder's.
     fn read_now(&self, room: bool) -> Read {
         let wanted = (self.session.wants_frames() && !self.more) || self.buffer.len() < READ_AHEAD_MAX;
-        if room && wanted && !self.peer_gone { Read::Yes } else { Read::No }
+        if room && wanted && !self.peer_gone && self.draining == Draining::No { Read::Yes } else { Read::No }
     }
 
     fn handle_turn(&mut self, turn: Turn) -> Option<Close> {
@@ -303,7 +306,7 @@ impl Connection {
                 self.metrics.rejected(Limit::Strangers.label());
                 self.input(now, Input::NotAdmitted(Limit::Strangers))
             }
-            Turn::Drain => self.input(now, Input::Drain),
+            Turn::Drain => self.begin_drain(now),
             Turn::Excess(excess) => self.give_way(now, excess),
             Turn::Login(result) => self.handle_login(now, result),
             Turn::Reconfigured => self.reconfigure(),
@@ -482,9 +485,8 @@ impl Connection {
         self.more = false;
         while self.session.wants_frames() && self.has_room() {
             match self.decoder.decode(&mut self.buffer) {
-                Ok(None) => {
-                    return if self.peer_gone { self.input(now, Input::TransportClosed) } else { None };
-                }
+                Ok(None) if self.peer_gone => return self.input(now, Input::TransportClosed),
+                Ok(None) => return self.tell_drain(now),
                 Ok(Some(Item::Heartbeat)) => {}
                 Ok(Some(Item::Frame(frame))) => {
                     handled += 1;

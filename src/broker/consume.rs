@@ -34,7 +34,11 @@ use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tracing::debug;
+
+/// How long acknowledgements stay unproven while nothing is amiss; each proof costs a round trip.
+const PROOF_INTERVAL: Duration = Duration::from_secs(5);
 
 struct Consumer {
     key: SubscriptionKey,
@@ -59,6 +63,14 @@ pub(super) struct ConsumeSide {
     declared_transient: bool,
     idle: IdleTimer,
     first: Source,
+    /// Settlements that were given in this lease; how many of them RabbitMQ is known to have; how many it will be known to
+    /// have when the running command is answered; of how many the session was told.
+    given: u64,
+    proven: u64,
+    proving: u64,
+    told: u64,
+    /// Runs while some are not.
+    proof: IdleTimer,
     /// What comes by shared subscriptions.
     inbox: Arc<Inbox>,
     lease: LeaseId,
@@ -100,6 +112,11 @@ impl ConsumeSide {
             consumers: Vec::new(),
             entry,
             first: Source::Own,
+            given: 0,
+            proven: 0,
+            proving: 0,
+            told: 0,
+            proof: IdleTimer::default(),
             inbox: Arc::new(Inbox::new(Limits { bytes, messages: SHARED_BUFFER_MESSAGES_MAX })),
             lease,
             ledger: Ledger::default(),
@@ -132,6 +149,7 @@ impl ConsumeSide {
     }
 
     pub(super) fn settle(&mut self, tag: DeliveryTag, outcome: Settlement) {
+        self.given += 1;
         // No channel has a tag 0: what belongs to one before is unknown to this one.
         let raw = tag.0.saturating_sub(self.tags_before);
         if self.ledger.settle(raw, outcome).is_err() {
@@ -177,6 +195,7 @@ impl ConsumeSide {
             && self.running.is_none()
             && self.cancelled.is_empty()
             && self.settling.is_empty()
+            && self.proven == self.given
             && self.ledger.is_settled()
             && !self.declared_transient
             && channel.link.exclusive.created_by(self.lease).is_empty()
@@ -200,6 +219,7 @@ impl ConsumeSide {
             channel: self.channel.take(),
             consumers: self.consumers.drain(..).map(|consumer| consumer.subscribed.consumer).collect(),
             running: self.running.take(),
+            unproven: self.proven < self.given,
             settling: std::mem::take(&mut self.settling),
         }
     }
@@ -208,6 +228,9 @@ impl ConsumeSide {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, deliveries: Deliveries) -> Poll<Result<BrokerEvent, Ending>> {
         if let Err(ending) = self.poll_settlements(cx) {
             return Poll::Ready(Err(ending));
+        }
+        if let Some(event) = self.poll_proof(cx) {
+            return Poll::Ready(Ok(event));
         }
         if let Poll::Ready(result) = self.poll_commands(cx) {
             return Poll::Ready(result);
@@ -335,6 +358,24 @@ impl ConsumeSide {
                 Poll::Ready(None) | Poll::Pending => return Ok(()),
             }
         }
+    }
+
+    /// An acknowledgement has no answer, but whatever has one behind it on its channel proves it. So that a lost connection
+    /// leaves few in doubt, something is asked for that alone now and then.
+    fn poll_proof(&mut self, cx: &mut Context<'_>) -> Option<BrokerEvent> {
+        if self.proof.poll_over(cx, self.told < self.given, PROOF_INTERVAL).is_pending() {
+            return None;
+        }
+        if self.told < self.proven {
+            self.told = self.proven;
+            return Some(BrokerEvent::Settled { count: self.told });
+        }
+        if self.channel.is_some() && self.commands.is_empty() && self.running.is_none() {
+            self.commands.push_back(ConsumeCommand::Prove);
+        }
+        // It has to be polled once, to wake.
+        cx.waker().wake_by_ref();
+        None
     }
 
     /// A queue whose node is away comes back, and so does its subscription, on another lease; any other one has ended.

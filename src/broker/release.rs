@@ -7,7 +7,7 @@
 use super::consume::{Completed, Running};
 use super::convert::short;
 use super::exclusive::LeaseId;
-use super::fault::{Fault, within};
+use super::fault::{Fault, refused, within};
 use super::link::{Leased, Link};
 use super::publish::{Making, Writing};
 use crate::session::amqp::ShortText;
@@ -72,6 +72,8 @@ pub(super) struct ConsumeRemains {
     pub(super) consumers: Vec<lapin::Consumer>,
     pub(super) running: Option<Running>,
     pub(super) settling: FuturesUnordered<BoxFuture<'static, Result<(), Fault>>>,
+    /// Whether RabbitMQ may not have all settlements: then a channel that is found dead is told.
+    pub(super) unproven: bool,
 }
 
 #[derive(Default)]
@@ -114,7 +116,8 @@ impl ConsumeRemains {
         }
         while self.settling.next().await.is_some() {}
         let (Some(channel), Some(lease)) = (&self.channel, self.lease) else { return Ok(()) };
-        let mut end = barrier(&channel.raw, &channel.link).await;
+        let proof = barrier(&channel.raw, &channel.link).await;
+        let mut end = proof;
         let queues = channel.link.exclusive.created_by(lease);
         if end == Closing::Closed {
             end = delete_queues(&channel.raw, &channel.link, &queues).await;
@@ -131,12 +134,19 @@ impl ConsumeRemains {
         if end == Closing::Closed {
             end = close(&channel.raw, &channel.link).await;
         }
+        // Only the barrier says that they have arrived; what is dead behind it does no harm.
+        let failure = (proof == Closing::Dead && self.unproven).then(|| {
+            let refusal = channel.link.wire.refusal(channel.raw.id());
+            let reason =
+                || channel.link.state().lost.map_or_else(|| "the AMQP channel was closed".into(), |loss| loss.reason);
+            refusal.map_or_else(|| Failure::LinkLost { reason: reason() }, refused)
+        });
         if end == Closing::Silent
             && let Some(channel) = self.channel.take()
         {
             park(channel, self.consumers);
         }
-        answered(end)
+        failure.map_or_else(|| answered(end), Err)
     }
 }
 

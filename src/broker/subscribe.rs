@@ -83,6 +83,12 @@ impl Operator {
         self.link.failure(fault, self.link.wire.refusal(self.raw.id()))
     }
 
+    /// Something harmless that has an answer, behind everything before it on this channel: the prefetch is for consumers to
+    /// come, and each sets its own.
+    pub(super) async fn ask(&self) -> Result<(), Failure> {
+        self.call("acknowledgement", self.raw.basic_qos(1, BasicQosOptions { global: false })).await
+    }
+
     /// Declares a queue and returns its name.
     pub(super) async fn declare(&self, queue: &QueueDeclaration) -> Result<ShortText, Failure> {
         self.declare_queue(queue, None).await.map(|declared| short_text(declared.name()))

@@ -79,6 +79,8 @@ struct Table {
     by_user: HashMap<String, usize>,
     clients: HashMap<u64, Client>,
     connects: Pace,
+    /// When the process ends at the latest, once it is being stopped.
+    drain_until: Option<Instant>,
     handshakes: Pace,
     /// Events about strangers that were not told, and how many of them were counted in the audit log already.
     left_out: (u64, u64),
@@ -142,6 +144,7 @@ impl Clients {
             by_user: HashMap::new(),
             clients: HashMap::new(),
             connects: Pace::default(),
+            drain_until: None,
             evicted: 0,
             handshakes: Pace::default(),
             leaving: 0,
@@ -264,6 +267,11 @@ impl Clients {
 
     pub fn stop(&self) -> &CancellationToken {
         &self.0.stop
+    }
+
+    /// Clients that are asked to leave from now on have this much time.
+    pub fn set_drain_until(&self, until: Instant) {
+        self.table().drain_until = Some(until);
     }
 
     /// The drain signals of all that are connected now.
@@ -478,6 +486,11 @@ impl Place {
         table.refused += 1;
         table.strangers.remove(self.number);
         true
+    }
+
+    /// Until when a client that was asked to leave has to be gone.
+    pub fn drain_until(&self) -> Instant {
+        self.clients.table().drain_until.unwrap_or_else(Instant::now)
     }
 
     /// Always locked after the table.

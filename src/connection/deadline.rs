@@ -13,7 +13,8 @@ use crate::session::refusal::Close;
 
 impl Connection {
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let deadlines = [self.session.poll_timeout(), self.stall.deadline(self.config.write_timeout)];
+        let stalled = self.stall.deadline(self.config.write_timeout);
+        let deadlines = [self.session.poll_timeout(), stalled, self.drain_deadline()];
         let first = deadlines.into_iter().flatten().min()?;
         Some(self.second_look.map_or(first, |look| first.max(look)))
     }
@@ -31,6 +32,11 @@ impl Connection {
         }
         if self.is_stalled(now) {
             return self.input(now, Input::WriteStalled);
+        }
+        if self.drain_deadline().is_some_and(|until| now >= until)
+            && let Some(close) = self.tell_drain(now)
+        {
+            return Some(close);
         }
         if self.heard != self.socket.read_bytes() {
             // Of a message that is not complete, which no pong can overtake.

@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use tokio::sync::watch;
 use tracing::info;
 
+use super::draining::Draining;
 use super::gauges::Gauges;
 use super::quota::Quota;
 use super::stall::Stall;
@@ -60,6 +61,7 @@ impl Connection {
             counted: Stats::default(),
             decoded: 0,
             decoder: Decoder::new(config.login_limits, config.escapes),
+            draining: Draining::No,
             gauges: Gauges::new(metrics.clone()),
             heard: 0,
             lease: None,

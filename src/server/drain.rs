@@ -15,6 +15,9 @@ use crate::readiness::Readiness;
 /// How often it is looked whether the last client has gone.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// Time at the end, at most a quarter of the whole, for what is still said to clients and to RabbitMQ.
+const GOODBYE_MAX: Duration = Duration::from_secs(2);
+
 /// How the server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -23,13 +26,19 @@ pub enum Ended {
     Forced,
 }
 
+/// The end of the process at the latest, if it is being stopped now.
+pub(super) fn deadline(drain: &Drain) -> Instant {
+    Instant::now() + drain.timeout
+}
+
 pub(super) async fn run(
     drain: &Drain,
+    deadline: Instant,
     readiness: &Readiness,
     clients: &Clients,
     signals: &mut mpsc::Receiver<Signal>,
 ) -> Ended {
-    let deadline = Instant::now() + drain.timeout;
+    clients.set_drain_until((deadline - drain.timeout.min(4 * GOODBYE_MAX) / 4).into_std());
     readiness.draining();
     info!(clients = clients.count(), "draining");
     tokio::select! {

@@ -14,6 +14,7 @@ mod state;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -64,6 +65,9 @@ pub enum AtStart {
     Anyway,
     RequireBroker,
 }
+
+/// For the last words to RabbitMQ when the time is over.
+const MOMENT: Duration = Duration::from_millis(200);
 
 /// Reads the configuration anew, for SIGHUP.
 pub struct Reload {
@@ -190,14 +194,21 @@ impl Server {
             config = new.unwrap_or(config);
         }
         notify::stopping(config.drain.timeout, clients.count());
-        let ended = drain::run(&config.drain, &readiness, &clients, &mut signals).await;
+        let deadline = drain::deadline(&config.drain);
+        let ended = drain::run(&config.drain, deadline, &readiness, &clients, &mut signals).await;
         // A drain that was cut short may not have come to this.
         clients.stop_accepting();
         stopped.cancel();
         background.close();
-        background.wait().await;
-        if ended == Ended::Drained {
-            broker.shutdown().await;
+        // One deadline for everything: whoever stops the process has one too.
+        let goodbye = async {
+            background.wait().await;
+            if ended == Ended::Drained {
+                broker.shutdown().await;
+            }
+        };
+        if tokio::time::timeout_at(deadline.max(tokio::time::Instant::now() + MOMENT), goodbye).await.is_err() {
+            warn!("drain timeout: ending with connections to RabbitMQ open");
         }
         ended
     }

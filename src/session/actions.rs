@@ -7,7 +7,7 @@ use super::transaction::Action;
 /// Room that is kept when nothing waits; what a COMMIT took beyond it is given back.
 const ACTIONS_KEPT: usize = 4;
 
-/// At most one SEND, the actions of one COMMIT, or what goes out again after an outage.
+/// At most one frame, the actions of one COMMIT, or what goes out again after an outage.
 #[derive(Debug, Default)]
 pub(super) struct Actions {
     bytes: usize,
@@ -36,6 +36,10 @@ impl Actions {
 
     pub(super) fn front(&self) -> Option<&Action> {
         self.queue.front()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Action> {
+        self.queue.iter()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -7,7 +7,7 @@ use super::Session;
 use super::io::Output;
 use super::liveness::Due;
 use super::refusal::{CloseCode, Refusal};
-use super::state::State;
+use super::state::{Departure, State};
 
 impl Session {
     /// When `Input::Timeout` is due. None only when the session has ended.
@@ -17,12 +17,13 @@ impl Session {
                 Some((*deadline).min(self.liveness.deadline()))
             }
             State::Ended => None,
-            State::Leaving { deadline, .. } => {
+            State::Leaving { departure: Departure { deadline, .. }, .. } => {
                 let deadline = self.identity.ends_at().map_or(*deadline, |expiry| expiry.min(*deadline));
                 Some(deadline.min(self.liveness.deadline()))
             }
             State::Open { .. } | State::Suspended { .. } => {
                 let others = [
+                    self.departure_deadline(),
                     self.outages.give_up_at(),
                     self.blocked_deadline(),
                     self.throttle.until(),
@@ -48,7 +49,11 @@ impl Session {
                 );
                 return self.refuse(refusal.closing(CloseCode::PolicyViolation));
             }
-            State::Leaving { deadline, .. } if self.now >= *deadline => return self.give_up_leaving(),
+            State::Leaving { .. } | State::Open { .. } | State::Suspended { .. }
+                if self.departure_deadline().is_some_and(|deadline| self.now >= deadline) =>
+            {
+                return self.give_up_leaving();
+            }
             State::Open { .. } if self.blocked_deadline().is_some_and(|at| self.now >= at) => {
                 return self.give_up_blocked();
             }

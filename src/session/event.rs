@@ -57,6 +57,10 @@ pub enum BrokerEvent {
         reply_code: u16,
         reply_text: String,
     },
+    /// The first `count` settlements that were given in this lease have reached the broker. Said now and then, not for each.
+    Settled {
+        count: u64,
+    },
     Subscribed {
         key: SubscriptionKey,
         queue: ShortText,

@@ -15,7 +15,7 @@ use super::event::{BrokerInfo, Concern, Failure, LoginFailure};
 use super::identity::Account;
 use super::queue::FlagEra;
 use super::refusal::{CloseCode, Refusal};
-use super::state::{Departure, State};
+use super::state::State;
 
 /// A side that is lost again sooner than that after it came back is as good as never back: pauses go on growing, because each
 /// loss of a consumer counts against the delivery limit of what it had.
@@ -93,6 +93,11 @@ impl Outages {
         self.consume.is_on() || self.publish.is_on()
     }
 
+    /// Whether what is consumed is not as it was yet.
+    pub(super) fn consuming(&self) -> bool {
+        self.consume.is_on()
+    }
+
     pub(super) fn give_up_at(&self) -> Option<Instant> {
         [self.consume.give_up_at, self.publish.give_up_at].into_iter().flatten().min()
     }
@@ -141,6 +146,11 @@ impl Session {
         let (version, departure, suspended) = match std::mem::replace(&mut self.state, State::Ended) {
             // It may have been on its way back to leaving.
             State::Open { version } => (version, self.departure.take(), false),
+            // All SENDs are answered: what else was under way ends with the lease as well, or is in doubt.
+            State::Leaving { departure, .. } if side == Side::Consume && !self.has_pending_consumer_work() => {
+                self.state = State::Leaving { departure, flushing: false };
+                return self.end_with_doubts();
+            }
             State::Leaving { departure, .. } => (self.agreed_version(), Some(departure), false),
             State::Suspended { leaving, version } => (version, leaving, true),
             other => {
@@ -161,6 +171,8 @@ impl Session {
             Side::Consume => {
                 self.lose_consumers();
                 self.ledger.lose();
+                self.held.lose();
+                self.doubts.lose_lease();
                 self.unflushed.clear();
                 self.publishing.lose_queues();
             }
@@ -228,7 +240,7 @@ impl Session {
             State::Suspended { leaving, version } => {
                 self.state = State::Open { version };
                 self.era = FlagEra::of(&info.version);
-                self.departure = leaving;
+                self.departure = leaving.map(|departure| self.postponed(departure));
                 self.resume_subscriptions();
             }
             other => self.state = other,
@@ -257,12 +269,6 @@ impl Session {
             return;
         }
         self.outages.consume.end(self.now);
-        if self.actions.is_empty()
-            && !self.publishing.has_waiting()
-            && let Some(Departure { close, receipt }) = self.departure.take()
-        {
-            self.leave(close, receipt);
-        }
     }
 
     /// At the end of a side's grace, if that has come.

@@ -1,6 +1,7 @@
 //! What goes into a session and what comes out: two closed enums, so that everything that can happen to a client is listed here.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::admission::Limit;
 use super::command::BrokerCommand;
@@ -14,8 +15,12 @@ use crate::stomp::{DecodeError, Frame};
 #[derive(Debug)]
 pub enum Input {
     Broker(BrokerEvent),
-    /// The relay is being stopped.
-    Drain,
+    /// The relay is being stopped, and everything that the client sent and the relay read has been handed over but `unread`
+    /// frames, for which there was no time.
+    Drain {
+        until: Instant,
+        unread: usize,
+    },
     /// All frames put out so far have been written to the socket.
     Flushed,
     Frame(Frame),

@@ -18,9 +18,12 @@ pub mod command;
 pub mod config;
 mod deadlines;
 pub mod destination;
+mod doubts;
+mod drained;
 pub mod event;
 mod expiry;
 mod failover;
+mod held;
 pub mod identity;
 pub mod io;
 mod leaving;
@@ -43,6 +46,7 @@ mod stats;
 mod subscription;
 mod throttle;
 mod transaction;
+mod turn;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -54,8 +58,11 @@ use blocked::Publishable;
 use command::{BrokerCommand, DeliveryTag};
 use config::{Compatibility, SessionConfig};
 use destination::Destination;
+use doubts::Doubts;
+use drained::Drained;
 use event::{BrokerEvent, Concern, Failure};
 use failover::Outages;
+use held::Held;
 use identity::{Account, Identity};
 use io::{Input, Output};
 use ledger::{CumulativeScope, Ledger};
@@ -102,7 +109,11 @@ pub struct Session {
     confirm_time: Option<Duration>,
     /// A session that was leaving when it lost its lease goes on leaving when it has another.
     departure: Option<Departure>,
+    doubts: Doubts,
+    /// The relay is being stopped.
+    drained: Option<Drained>,
     era: FlagEra,
+    held: Held,
     id: String,
     /// Empty before CONNECTED.
     identity: Identity,
@@ -144,7 +155,10 @@ impl Session {
             actions: Actions::default(),
             confirm_time: None,
             departure: None,
+            doubts: Doubts::default(),
+            drained: None,
             era: FlagEra::V4_3,
+            held: Held::default(),
             id: seed.id,
             identity: Identity::default(),
             identity_bytes: 0,
@@ -192,7 +206,7 @@ impl Session {
             _ if matches!(self.state, State::Ended) => return,
             _ if self.is_expired() => return self.expire(),
             Input::Broker(event) => self.handle_broker(event),
-            Input::Drain => self.handle_drain(),
+            Input::Drain { until, unread } => self.handle_drain(until, unread),
             Input::Flushed => self.settle_flushed(),
             Input::Frame(frame) => self.handle_frame(frame),
             Input::Login(result) => self.handle_login(now, result),
@@ -207,9 +221,13 @@ impl Session {
             Input::Unreadable { close, reason } => self.handle_unreadable(close, reason),
             Input::WriteStalled => self.end(Close::new(CloseCode::SlowConsumer, "session.slow_consumer: not reading")),
         }
+        self.release_held();
         self.run_actions();
-        if self.outages.are_on() || self.departure.is_some() {
+        if self.outages.are_on() {
             self.end_outage();
+        }
+        if self.departure.is_some() {
+            self.go_on_leaving();
         }
         self.note_blocked_sends();
     }
@@ -227,6 +245,7 @@ impl Session {
         match self.state {
             State::AwaitConnect { .. } | State::Open { .. } => {
                 self.actions.is_empty()
+                    && self.held.bytes() <= self.config.unconfirmed_bytes_max
                     && self.departure.is_none()
                     && self.refresh.is_none()
                     && self.throttle.until().is_none()
@@ -281,6 +300,7 @@ impl Session {
     /// were not taken yet do not count. Costs a few additions.
     pub fn retained_bytes(&self) -> usize {
         self.actions.bytes()
+            + self.held.retained_bytes()
             + self.identity_bytes
             + self.ledger.bytes()
             + self.publishing.retained_bytes()
@@ -309,16 +329,16 @@ impl Session {
         if version == Version::V1_0 {
             frame.headers.trim_values_start();
         }
-        if let Err(refusal) = self.dispatch(&mut frame, version) {
+        if let Err(refusal) = self.dispatch(&mut frame) {
             self.refuse(refusal.about_receipt(frame.header("receipt")));
         }
     }
 
     /// What a SEND has for a body is taken.
-    fn dispatch(&mut self, frame: &mut Frame, version: Version) -> Result<(), Refusal> {
+    fn dispatch(&mut self, frame: &mut Frame) -> Result<(), Refusal> {
         match frame.command {
             Command::Abort => self.handle_abort(frame),
-            Command::Ack | Command::Nack => self.handle_settle(frame, version),
+            Command::Ack | Command::Nack | Command::Subscribe | Command::Unsubscribe => self.take_turn(frame),
             Command::Begin => self.handle_begin(frame),
             Command::Commit => self.handle_commit(frame),
             Command::Connect | Command::Stomp => Err(Refusal::fatal(
@@ -329,8 +349,6 @@ impl Session {
             )),
             Command::Disconnect => self.handle_disconnect(frame),
             Command::Send => self.handle_send(frame),
-            Command::Subscribe => self.handle_subscribe(frame),
-            Command::Unsubscribe => self.handle_unsubscribe(frame),
             Command::Connected | Command::Error | Command::Message | Command::Receipt | Command::Unknown(_) => {
                 Err(Refusal::soft(
                     "frame.command",
@@ -373,7 +391,10 @@ impl Session {
     fn handle_broker(&mut self, event: BrokerEvent) {
         match event {
             BrokerEvent::Blocked => self.handle_blocked(),
-            BrokerEvent::Closed => self.handle_closed(),
+            BrokerEvent::Closed => {
+                self.doubts.all_proven();
+                self.handle_closed();
+            }
             BrokerEvent::Confirmed { token } => self.handle_confirmed(token),
             BrokerEvent::Declared { token, .. } => self.handle_declared(token),
             BrokerEvent::Delivery(delivery) => {
@@ -389,6 +410,9 @@ impl Session {
             BrokerEvent::Failed { failure, concerns, side: Some(side) } => {
                 self.handle_side_lost(side, failure, concerns);
             }
+            BrokerEvent::Failed { failure: Failure::LinkLost { .. }, side: None, .. } if self.has_left() => {
+                self.end_with_doubts();
+            }
             BrokerEvent::Failed { failure, concerns, side: None } => self.handle_failed(failure, concerns),
             BrokerEvent::Overflowed { key } => self.handle_overflowed(key),
             BrokerEvent::Rejected { token } => self.handle_rejected(token),
@@ -396,6 +420,7 @@ impl Session {
             BrokerEvent::Returned { token, reply_code, reply_text } => {
                 self.handle_returned(token, reply_code, &reply_text);
             }
+            BrokerEvent::Settled { count } => self.doubts.proven(count),
             BrokerEvent::Subscribed { key, queue } => self.handle_subscribed(key, queue),
             BrokerEvent::SubscriptionCancelled { key } => self.handle_cancelled(key),
             BrokerEvent::Unblocked => self.handle_unblocked(),
@@ -457,6 +482,7 @@ impl Session {
     fn waiting_receipt(&self) -> Option<&str> {
         match self.actions.front()? {
             Action::Publish(send) => send.receipt.as_deref(),
+            Action::Frame(frame) => frame.header("receipt"),
             Action::Committed(_) | Action::Settle(_) => None,
         }
     }
@@ -486,8 +512,19 @@ impl Session {
                         return;
                     }
                 }
+                Some(Action::Frame(frame)) => {
+                    if !self.is_its_turn(&frame) {
+                        self.actions.push_front(Action::Frame(frame));
+                        return;
+                    }
+                    if let Err(refusal) = self.carry_out(&frame) {
+                        self.refuse(refusal.about_receipt(frame.header("receipt")));
+                    }
+                }
                 // What a COMMIT acknowledges is kept until what it publishes has gone.
-                Some(settle @ Action::Settle(_)) if self.publishing.has_waiting() => {
+                Some(settle @ Action::Settle(_))
+                    if self.publishing.has_waiting() || self.subscriptions.has_stopping() =>
+                {
                     return self.actions.push_front(settle);
                 }
                 // Checked at COMMIT: it can only be gone because an earlier one of the same COMMIT covered it.

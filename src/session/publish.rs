@@ -73,6 +73,8 @@ impl Prepared {
 #[derive(Debug)]
 struct Unconfirmed {
     bytes: usize,
+    /// Counts the SENDs of the session, and stays the same when this one is published again.
+    number: u64,
     send: Box<Prepared>,
     since: Instant,
     /// None while it waits for a publish side.
@@ -86,6 +88,7 @@ pub(super) struct Publishing {
     /// The declaration that the first waiting publish needs.
     declaring: Option<(DeclareToken, ShortText)>,
     next_declare: u64,
+    next_number: u64,
     next_publish: u64,
     unconfirmed: VecDeque<Unconfirmed>,
     unconfirmed_bytes: usize,
@@ -149,6 +152,23 @@ impl Publishing {
     pub(super) fn lose_queues(&mut self) {
         self.forget_queues();
         self.declaring = None;
+    }
+
+    pub(super) fn unconfirmed_count(&self) -> usize {
+        self.unconfirmed.len()
+    }
+
+    pub(super) fn unconfirmed_receipts(&self) -> impl Iterator<Item = &str> {
+        self.unconfirmed.iter().filter_map(|entry| entry.send.receipt.as_deref())
+    }
+
+    /// The number of the oldest SEND without an answer.
+    pub(super) fn first_unconfirmed(&self) -> Option<u64> {
+        self.unconfirmed.front().map(|entry| entry.number)
+    }
+
+    pub(super) fn last_unconfirmed(&self) -> Option<u64> {
+        self.unconfirmed.back().map(|entry| entry.number)
     }
 
     /// Of the oldest unconfirmed SEND that has one.
@@ -264,7 +284,9 @@ impl Session {
     fn publish(&mut self, send: Box<Prepared>) {
         let bytes = send.bytes;
         self.publishing.unconfirmed_bytes += bytes;
-        self.publishing.unconfirmed.push_back(Unconfirmed { bytes, send, since: self.now, token: None });
+        let number = self.publishing.next_number;
+        self.publishing.next_number += 1;
+        self.publishing.unconfirmed.push_back(Unconfirmed { bytes, number, send, since: self.now, token: None });
         if self.publishing.has_waiting() || self.outages.publish.is_lost() {
             self.publishing.waiting += 1;
         } else {
@@ -303,6 +325,8 @@ impl Session {
             self.publishing.unconfirmed_bytes -= entry.bytes;
             if entry.send.tell || entry.send.commit.is_some() {
                 refusal.get_or_insert_with(|| connection_lost().about_receipt(entry.send.receipt.as_deref()));
+            } else {
+                self.doubts.lose_send();
             }
         }
         self.publishing.waiting = self.publishing.unconfirmed.len();
@@ -350,6 +374,7 @@ impl Session {
         if let Some(receipt) = &entry.send.receipt {
             self.receipt(receipt);
         }
+        self.release_held();
         if let Some(commit) = entry.send.commit {
             self.commit_step(commit, CommitStep::Done);
         }
@@ -386,6 +411,7 @@ impl Session {
         let send = entry.send;
         let commit = send.commit.and_then(|commit| self.commit_step(commit, CommitStep::Failed));
         if !send.tell && commit.is_none() {
+            self.doubts.lose_send();
             return;
         }
         let receipt = send.receipt.or(commit);

@@ -6,6 +6,7 @@ use super::amqp::{Binding, FieldValue, Properties, QueueDeclaration, ShortText};
 use super::command::{Outgoing, Subscribe, SubscribedQueue};
 use super::identity::Identity;
 use super::rules::{Demand, Purpose, Target};
+use crate::stomp::Frame;
 
 /// What an allocator adds to an allocation: a header, and the rounding of its size.
 const ALLOCATION_BYTES: usize = 16;
@@ -66,6 +67,11 @@ fn properties(properties: &Properties) -> usize {
         &properties.user_id,
     ];
     texts.into_iter().flatten().map(short_text).sum::<usize>() + fields(&properties.headers)
+}
+
+/// Without its body.
+pub(super) fn frame(frame: &Frame) -> usize {
+    allocation(size_of::<Frame>()) + frame.headers.retained_bytes() + 2 * ALLOCATION_BYTES
 }
 
 /// Of a shared message. Its body has an allocation of its own, which the decoder sees to.

@@ -2,12 +2,28 @@
 
 use super::Session;
 use super::boolean::flag;
-use super::command::{BrokerCommand, Settlement};
-use super::io::Output;
+use super::command::{DeliveryTag, Settlement};
 use super::ledger::{NamedId, Serial};
 use super::refusal::Refusal;
 use super::transaction::{Action, SettleAction};
 use crate::stomp::{Command, Frame, Version};
+
+/// The deliveries that one settlement covers; the usual case takes no list.
+enum Covered {
+    None,
+    One(DeliveryTag),
+    Many(Vec<DeliveryTag>),
+}
+
+impl Covered {
+    fn add(&mut self, tag: DeliveryTag) {
+        match self {
+            Covered::None => *self = Covered::One(tag),
+            Covered::One(first) => *self = Covered::Many(vec![*first, tag]),
+            Covered::Many(tags) => tags.push(tag),
+        }
+    }
+}
 
 impl Session {
     pub(super) fn handle_settle(&mut self, frame: &Frame, version: Version) -> Result<(), Refusal> {
@@ -17,13 +33,19 @@ impl Session {
                 self.require_transaction(name)?;
                 self.check_outstanding(&action)?;
                 self.enlist(name, Action::Settle(action))?;
+                self.receipt_for(frame);
             }
             None => {
                 self.check_outstanding(&action)?;
+                let stale = self.ledger.is_stale(action.serial);
                 self.settle(&action)?;
+                match frame.header("receipt") {
+                    Some(receipt) if !stale => self.receipt_in_turn(receipt),
+                    // There is nothing that it could wait for.
+                    _ => self.receipt_for(frame),
+                }
             }
         }
-        self.receipt_for(frame);
         Ok(())
     }
 
@@ -82,13 +104,15 @@ impl Session {
 
     /// Settles what the action covers. In a COMMIT a delivery may be gone already, by an earlier cumulative one of it.
     pub(super) fn settle(&mut self, action: &SettleAction) -> Result<(), Refusal> {
-        let outputs = &mut self.outputs;
-        let settle = |tag| {
-            outputs.push_back(Output::Command(BrokerCommand::Settle { tag, outcome: action.outcome }));
-        };
-        let count = self.ledger.settle(action.serial, settle).map_err(|_| not_found(action.serial))?;
+        let mut covered = Covered::None;
+        let count = self.ledger.settle(action.serial, |tag| covered.add(tag)).map_err(|_| not_found(action.serial))?;
         if count == 0 {
             self.stats.late_acks += 1;
+        }
+        match covered {
+            Covered::None => {}
+            Covered::One(tag) => self.settle_in_turn(tag, action.outcome),
+            Covered::Many(tags) => tags.into_iter().for_each(|tag| self.settle_in_turn(tag, action.outcome)),
         }
         Ok(())
     }

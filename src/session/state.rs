@@ -29,9 +29,8 @@ pub(super) enum State {
         failures: u32,
     },
     Ended,
-    /// The broker is finishing what was given to it; then RECEIPT and close.
+    /// All SENDs are answered, and the broker is finishing the rest; then RECEIPT and close.
     Leaving {
-        deadline: Instant,
         departure: Departure,
         /// Whether the lease is kept until the socket has taken what was delivered: what is on its way to the client must be
         /// acknowledged before.
@@ -60,5 +59,7 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Departure {
     pub(super) close: Close,
+    /// When it ends without the broker's answers; an outage moves it.
+    pub(super) deadline: Instant,
     pub(super) receipt: Option<String>,
 }

@@ -134,6 +134,25 @@ impl Subscriptions {
         }
     }
 
+    /// Whether an UNSUBSCRIBE is under way.
+    pub(super) fn has_stopping(&self) -> bool {
+        self.pending > 0 && self.by_key.values().any(|entry| matches!(entry.stage, Stage::Stopping { .. }))
+    }
+
+    /// Whether a SUBSCRIBE that declares this queue is under way.
+    pub(super) fn is_declaring(&self, queue: &ShortText) -> bool {
+        let starting = |entry: &Subscription| entry.declares && matches!(entry.stage, Stage::Starting { .. });
+        self.by_key.values().any(|entry| starting(entry) && entry.making.queue.name() == queue)
+    }
+
+    /// What counts towards limits: not what the client has given up.
+    fn live(&self) -> usize {
+        match self.pending {
+            0 => self.by_key.len(),
+            _ => self.by_key.values().filter(|entry| !matches!(entry.stage, Stage::Stopping { .. })).count(),
+        }
+    }
+
     fn next_key(&mut self) -> SubscriptionKey {
         let key = SubscriptionKey(self.next);
         self.next += 1;
@@ -479,6 +498,7 @@ impl Session {
             // A stream takes nothing back.
             let outcome = if offset.is_some() { Settlement::Ack } else { Settlement::Nack { requeue: true } };
             if let Some(tag) = delivery.tag {
+                self.doubts.settled_automatically(1);
                 self.command(BrokerCommand::Settle { tag, outcome });
             }
             return;
@@ -629,7 +649,7 @@ impl Session {
     /// Reply queues count as subscriptions.
     pub(super) fn has_room_for_reply_queue(&self, name: &str) -> bool {
         self.subscriptions.by_name.contains_key(format!("T_{REPLY_PREFIX}{name}").as_str())
-            || self.subscriptions.len() < self.config.subscriptions_max
+            || self.subscriptions.live() < self.config.subscriptions_max
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct CommitNumber(u64);
 pub(super) enum Action {
     /// The end of a COMMIT.
     Committed(CommitNumber),
+    /// One that would overtake others.
+    Frame(Box<Frame>),
     Publish(Box<Prepared>),
     Settle(SettleAction),
 }
@@ -33,6 +35,7 @@ impl Action {
         // The list grows by doubling.
         let place = 2 * size_of::<Action>();
         match self {
+            Action::Frame(frame) => place + retained::frame(frame),
             Action::Publish(send) => place + send.bytes,
             Action::Committed(_) | Action::Settle(_) => place,
         }
@@ -111,6 +114,13 @@ impl Transactions {
 impl Commit {
     fn bytes(&self) -> usize {
         2 * size_of::<Commit>() + retained::maybe_string(self.receipt.as_ref())
+    }
+}
+
+impl Transactions {
+    /// Of COMMITs that are not finished.
+    pub(super) fn commit_receipts(&self) -> impl Iterator<Item = &str> {
+        self.commits.iter().filter_map(|commit| commit.receipt.as_deref())
     }
 }
 

@@ -88,7 +88,7 @@ impl Headers {
     }
 
     /// What they hold on the heap.
-    pub(super) fn retained_bytes(&self) -> usize {
+    pub fn retained_bytes(&self) -> usize {
         self.text.capacity() + self.spans.capacity() * size_of::<Span>()
     }
 

@@ -1,9 +1,14 @@
 //! The way out, seen by clients: each is told to reconnect elsewhere, and then the server ends.
 
+use std::time::{Duration, Instant};
+
 use stomp_relay::server::{Ended, Signal};
 
+use crate::support::cut_proxy::{CutProxy, Passage};
 use crate::support::rabbit::{Rabbit, unique};
 use crate::support::relay::Relay;
+
+const SETTINGS: &str = "[drain]\ndelay = \"0s\"\nspread = \"0s\"\ntimeout = \"4s\"\n";
 
 #[tokio::test]
 async fn clients_are_told_to_reconnect_when_the_relay_stops() {
@@ -15,4 +20,101 @@ async fn clients_are_told_to_reconnect_when_the_relay_stops() {
     assert_eq!(idle.closed().await, (1012, "server draining, reconnect".to_owned()));
     assert_eq!(busy.closed().await.0, 1012);
     assert_eq!(relay.ended().await, Ended::Drained);
+}
+
+/// The window of unconfirmed SENDs holds the rest up in the relay: it is read, so it is finished.
+#[tokio::test]
+async fn what_was_read_before_the_stop_is_with_rabbitmq() {
+    const SENDS: u32 = 1500;
+    let rabbit = Rabbit::shared();
+    let (relay, admin) =
+        (Relay::start_with(rabbit, "[session]\nunconfirmed_messages_max = 10\n"), rabbit.admin().await);
+    let (mut client, queue) = (relay.client().await, unique("drain"));
+    admin.queue(&queue).await;
+    let first = format!("SEND\ndestination:/amq/queue/{queue}\nreceipt:first\n\n\0");
+    let sends = format!("SEND\ndestination:/amq/queue/{queue}\n\n\0").repeat(SENDS as usize - 1);
+    client.send_bytes(format!("{first}{sends}").as_bytes()).await;
+    client.receipt("first").await;
+    relay.signal(Signal::Stop).await;
+    assert_eq!(client.closed().await.0, 1012);
+    assert_eq!(admin.ready(&queue).await, Some(SENDS));
+    assert_eq!(relay.ended().await, Ended::Drained);
+}
+
+#[tokio::test]
+async fn a_commit_is_finished_before_the_relay_stops() {
+    let rabbit = Rabbit::shared();
+    let (relay, admin) = (Relay::start(rabbit), rabbit.admin().await);
+    let (mut client, queue) = (relay.client().await, unique("drain"));
+    admin.queue(&queue).await;
+    let send = format!("SEND\ndestination:/amq/queue/{queue}\ntransaction:t\n\nx\0");
+    client
+        .send(&format!(
+            "BEGIN\ntransaction:t\nreceipt:begun\n\n\0{}COMMIT\ntransaction:t\nreceipt:done\n\n",
+            send.repeat(1000)
+        ))
+        .await;
+    client.receipt("begun").await;
+    relay.signal(Signal::Stop).await;
+    client.receipt("done").await;
+    assert_eq!(client.closed().await.0, 1012);
+    assert_eq!(admin.ready(&queue).await, Some(1000));
+}
+
+/// RabbitMQ is away: the client is told what is in doubt, and the process keeps its one deadline.
+#[tokio::test]
+async fn what_cannot_be_finished_is_told_in_time() {
+    let rabbit = Rabbit::shared();
+    let proxy = CutProxy::start(rabbit.amqp_port()).await;
+    let relay = Relay::start_at(&proxy.uri(), SETTINGS);
+    let mut client = relay.client().await;
+    let send = |receipt: &str| format!("SEND\ndestination:/topic/drain\nreceipt:{receipt}\n\nx");
+    client.send(&send("0")).await;
+    client.receipt("0").await;
+    proxy.set(Passage::Silent);
+    proxy.cut();
+    for number in 1..=50 {
+        client.send(&send(&number.to_string())).await;
+    }
+    client.quiet().await;
+    let start = Instant::now();
+    relay.signal(Signal::Stop).await;
+    let error = client.error("Server draining").await;
+    assert_eq!((error.header("error-code"), error.header("receipt-id")), (Some("drain.unfinished"), Some("1")));
+    let body = String::from_utf8_lossy(&error.body);
+    // The outage is noticed with the first SEND, and no frame is read in one: the others are in the relay, unread.
+    let number = |what: &str| -> u32 {
+        let line = body.lines().find_map(|line| line.strip_prefix(what)).unwrap_or(": 0");
+        line.trim_start_matches(": ").parse().expect("a number")
+    };
+    let told = number("SENDs that may not have arrived") + number("frames behind them that were not looked at");
+    assert_eq!(told, 50, "{body}");
+    assert_eq!(client.closed().await.0, 1012);
+    assert_eq!(relay.ended().await, Ended::Drained);
+    let time = start.elapsed();
+    assert!(time < Duration::from_secs(6), "{time:?}");
+}
+
+#[tokio::test]
+async fn what_was_read_waits_for_rabbitmq_while_there_is_time() {
+    let rabbit = Rabbit::shared();
+    let (proxy, admin) = (CutProxy::start(rabbit.amqp_port()).await, rabbit.admin().await);
+    let relay = Relay::start_at(&proxy.uri(), "[drain]\ndelay = \"0s\"\nspread = \"0s\"\ntimeout = \"30s\"\n");
+    let (mut client, queue) = (relay.client().await, unique("drain"));
+    admin.queue(&queue).await;
+    let send = format!("SEND\ndestination:/amq/queue/{queue}\n\nx");
+    client.send(&send.replace("\n\n", "\nreceipt:r\n\n")).await;
+    client.receipt("r").await;
+    proxy.set(Passage::Silent);
+    proxy.cut();
+    for _ in 0..200 {
+        client.send(&send).await;
+    }
+    client.quiet().await;
+    relay.signal(Signal::Stop).await;
+    client.quiet().await;
+    proxy.set(Passage::Open);
+    proxy.cut();
+    assert_eq!(client.closed().await, (1012, "server draining, reconnect".to_owned()));
+    assert!(admin.ready(&queue).await >= Some(201));
 }

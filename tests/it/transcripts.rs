@@ -8,11 +8,12 @@
 //! B> confirmed 0                      an event of the broker
 //! L> user                             a limit keeps the client out
 //! R> send=/queue/a ; subscribe=**     other rules from now on, as after `set rule`; none without
+//! D> 30 5                             the relay is being stopped: seconds to its end, frames that were never looked at
 //! T> 10s                              time passes; every deadline on the way is met
 //! W>                                  all that came out has been written to the socket
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::Path;
@@ -181,6 +182,8 @@ fn evidence(text: &str) -> Evidence {
 struct Player {
     now: Instant,
     session: Session,
+    /// What the client has sent and the session does not want yet.
+    unread: VecDeque<String>,
 }
 
 impl Player {
@@ -189,7 +192,7 @@ impl Player {
         let seed = SessionSeed { id: "session-s".to_owned(), queue_names: [7; 16] };
         let locality = if peer.is_loopback() { Locality::Local } else { Locality::Remote };
         let session = Session::new(Arc::new(config), seed, locality, now).with_presented(presented);
-        Player { now, session }
+        Player { now, session, unread: VecDeque::new() }
     }
 
     fn line(&mut self, line: &str) {
@@ -198,11 +201,12 @@ impl Player {
         match kind {
             "B>" => broker_inputs(rest, self.now).into_iter().for_each(|input| self.input(input)),
             "C>" if rest == "pong" => self.input(Input::Received),
-            "C>" => {
-                assert!(self.session.wants_frames() || self.session.has_ended(), "session does not read now: {line}");
-                self.client(rest);
+            "C>" => self.unread.push_back(rest.to_owned()),
+            "D>" => {
+                let words: Vec<u64> = rest.split(' ').filter_map(|word| word.parse().ok()).collect();
+                let until = self.now + Duration::from_secs(words.first().copied().unwrap_or(30));
+                self.input(Input::Drain { until, unread: words.get(1).copied().unwrap_or(0) as usize });
             }
-            "D>" => self.input(Input::Drain),
             "L>" => self.input(Input::NotAdmitted(match rest {
                 "user" => Limit::ConnectionsOfUser,
                 "connections" => Limit::Connections,
@@ -215,6 +219,12 @@ impl Player {
             "T>" => self.pass(rest),
             "W>" => self.input(Input::Flushed),
             _ => panic!("unknown line {line}"),
+        }
+        // As the driver does it: what the session does not want stays unread.
+        while self.session.wants_frames()
+            && let Some(text) = self.unread.pop_front()
+        {
+            self.client(&text);
         }
     }
 
@@ -379,6 +389,7 @@ fn broker_input(text: &str, now: Instant) -> Input {
         "returned" => {
             BrokerEvent::Returned { token: PublishToken(number(1)), reply_code: 312, reply_text: "NO_ROUTE".to_owned() }
         }
+        "settled" => BrokerEvent::Settled { count: number(1) },
         "subscribed" => BrokerEvent::Subscribed { key: SubscriptionKey(number(1)), queue: short(words[2]) },
         "unblocked" => BrokerEvent::Unblocked,
         "unsubscribed" => BrokerEvent::Unsubscribed { key: SubscriptionKey(number(1)) },

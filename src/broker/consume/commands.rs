@@ -21,10 +21,20 @@ use tokio::time::Instant;
 use tracing::debug;
 
 pub(in crate::broker) enum ConsumeCommand {
-    Declare { token: DeclareToken, queue: QueueDeclaration },
-    Delete { queue: ShortText },
+    Declare {
+        token: DeclareToken,
+        queue: QueueDeclaration,
+    },
+    Delete {
+        queue: ShortText,
+    },
+    /// That the settlements before it have arrived.
+    Prove,
     Subscribe(Subscribe),
-    Unsubscribe { key: SubscriptionKey, queue: AfterUnsubscribe },
+    Unsubscribe {
+        key: SubscriptionKey,
+        queue: AfterUnsubscribe,
+    },
 }
 
 impl ConsumeCommand {
@@ -32,7 +42,10 @@ impl ConsumeCommand {
     fn consumes(&self) -> Option<&ShortText> {
         match self {
             ConsumeCommand::Subscribe(subscribe) => Some(subscribe.queue.name()).filter(|name| !name.is_empty()),
-            ConsumeCommand::Declare { .. } | ConsumeCommand::Delete { .. } | ConsumeCommand::Unsubscribe { .. } => None,
+            ConsumeCommand::Declare { .. }
+            | ConsumeCommand::Delete { .. }
+            | ConsumeCommand::Prove
+            | ConsumeCommand::Unsubscribe { .. } => None,
         }
     }
 
@@ -41,14 +54,14 @@ impl ConsumeCommand {
         match self {
             ConsumeCommand::Declare { queue, .. } => Some(&queue.name),
             ConsumeCommand::Subscribe(subscribe) => Some(subscribe.queue.name()),
-            ConsumeCommand::Delete { .. } | ConsumeCommand::Unsubscribe { .. } => None,
+            ConsumeCommand::Delete { .. } | ConsumeCommand::Prove | ConsumeCommand::Unsubscribe { .. } => None,
         }
     }
 
     fn concern(&self) -> Concern {
         match self {
             ConsumeCommand::Declare { token, .. } => Concern::Declare(*token),
-            ConsumeCommand::Delete { .. } => Concern::Session,
+            ConsumeCommand::Delete { .. } | ConsumeCommand::Prove => Concern::Session,
             ConsumeCommand::Subscribe(subscribe) => Concern::Subscription(subscribe.key),
             ConsumeCommand::Unsubscribe { key, .. } => Concern::Subscription(*key),
         }
@@ -66,6 +79,7 @@ pub(in crate::broker) enum Completed {
     Declared { token: DeclareToken, queue: ShortText },
     Joined { key: SubscriptionKey, membership: Membership, queue: ShortText },
     Opened(Leased),
+    Proven,
     Subscribed { key: SubscriptionKey, subscribed: Subscribed },
     Unsubscribed { key: SubscriptionKey, unseen: Vec<Unseen> },
 }
@@ -88,6 +102,7 @@ impl ConsumeSide {
                     return Poll::Ready(Err((failure, concern)));
                 }
                 Ok(completed) => {
+                    self.proven = self.proving.max(self.proven);
                     if let Some(event) = self.complete(completed) {
                         return Poll::Ready(Ok(event));
                     }
@@ -103,6 +118,8 @@ impl ConsumeSide {
         }
         let Some(concern) = self.commands.front().map(ConsumeCommand::concern) else { return false };
         if let Some(work) = self.shared_operation() {
+            // Not on this channel.
+            self.proving = self.proven;
             self.running = Some(Running { concern, work });
             return true;
         }
@@ -164,7 +181,7 @@ impl ConsumeSide {
                 self.memberships.remove(&key)?;
                 Box::pin(std::future::ready(Ok(Completed::Unsubscribed { key, unseen: Vec::new() })))
             }
-            ConsumeCommand::Declare { .. } | ConsumeCommand::Delete { .. } => return None,
+            ConsumeCommand::Declare { .. } | ConsumeCommand::Delete { .. } | ConsumeCommand::Prove => return None,
         };
         self.commands.pop_front();
         if self.commands.is_empty() {
@@ -181,6 +198,13 @@ impl ConsumeSide {
     ) -> BoxFuture<'static, Result<Completed, Failure>> {
         self.starting = command.consumes().cloned();
         self.asked = command.queue().cloned();
+        // What is not handed to lapin yet is proven another time, and what this channel is not asked for proves nothing.
+        let asks = match &command {
+            ConsumeCommand::Prove | ConsumeCommand::Subscribe(_) => true,
+            ConsumeCommand::Unsubscribe { key, .. } => self.consumers.iter().any(|consumer| consumer.key == *key),
+            ConsumeCommand::Declare { .. } | ConsumeCommand::Delete { .. } => false,
+        };
+        self.proving = if asks && self.ledger.is_flushed() { self.given } else { self.proven };
         match command {
             ConsumeCommand::Declare { token, queue } => {
                 self.declared_transient |= !queue.durable;
@@ -195,6 +219,7 @@ impl ConsumeSide {
                 }
                 Ok(Completed::Deleted)
             }),
+            ConsumeCommand::Prove => Box::pin(async move { operator.ask().await.map(|()| Completed::Proven) }),
             ConsumeCommand::Subscribe(subscribe) => Box::pin(async move {
                 let subscribed = operator.subscribe(&subscribe).await?;
                 Ok(Completed::Subscribed { key: subscribe.key, subscribed })
@@ -232,6 +257,10 @@ impl ConsumeSide {
                 self.memberships.insert(key, membership);
                 self.inbox.open(key);
                 Some(BrokerEvent::Subscribed { key, queue })
+            }
+            Completed::Proven => {
+                self.told = self.proven;
+                Some(BrokerEvent::Settled { count: self.told })
             }
             Completed::Subscribed { key, subscribed } => {
                 let queue = subscribed.queue.clone();
