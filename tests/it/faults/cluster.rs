@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use stomp_relay::stomp::Command;
 use tokio::task::block_in_place;
+use tokio::time::Instant;
 
 use super::{alone, assert_unharmed, assert_unharmed_but_late, failovers, pace};
 use crate::support::rabbit::{Cluster, Rabbit};
 use crate::support::relay::Relay;
+use crate::support::stomp::{Client, Received};
 use crate::support::tally::Promise;
-use crate::support::traffic::{Acks, Traffic, until};
+use crate::support::traffic::{Acks, PATIENCE, Traffic, subscribe_as, until};
 
 const QUEUES: usize = 12;
 
@@ -124,4 +127,52 @@ async fn classic_queues_wait_for_a_node_that_the_relay_is_not_on() {
     }
     assert!(failovers(&relay) >= 1, "the restarts were not felt");
     assert_unharmed_but_late("restart of nodes with classic queues, not the relay's", &traffic.finish().await);
+}
+
+/// One of three is no majority: it takes nothing, and nothing is confirmed that it does not have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minority_confirms_nothing() {
+    let _alone = alone().await;
+    let cluster = block_in_place(|| Cluster::start(3));
+    let relay = Relay::start_before(&cluster.uris()[..1], "");
+    let headers = "x-queue-type:quorum\ndurable:true\nauto-delete:false\n";
+    let mut client = relay.client().await;
+    subscribe_as(&mut client, "/queue/minority", headers, Acks::Individual).await.expect("subscribed");
+    client.send("SEND\ndestination:/amq/queue/minority\nreceipt:before\n\nbefore").await;
+    acknowledged(&mut client, "before").await;
+    for node in &cluster.nodes[1..] {
+        block_in_place(|| node.kill());
+    }
+    client.send("SEND\ndestination:/amq/queue/minority\nreceipt:without\n\nwithout a majority").await;
+    // Longer than an election takes where there is somebody to elect.
+    let end = Instant::now() + Duration::from_secs(8);
+    while let Ok(received) = tokio::time::timeout_at(end, client.next()).await {
+        assert!(matches!(received, Received::Heartbeat), "{received:?} from a minority");
+    }
+    for node in &cluster.nodes[1..] {
+        block_in_place(|| node.restart());
+    }
+    acknowledged(&mut client, "without a majority").await;
+    client.disconnect().await;
+}
+
+/// Waits for the one RECEIPT and for the message, which may come again while the queue finds its leader.
+async fn acknowledged(client: &mut Client, body: &str) {
+    let (mut receipt, mut message) = (false, false);
+    let end = Instant::now() + PATIENCE;
+    while !(receipt && message) {
+        let received = tokio::time::timeout_at(end, client.next()).await.expect("RECEIPT and MESSAGE come");
+        match received {
+            Received::Heartbeat => {}
+            Received::Frame(frame) if frame.command == Command::Receipt => receipt = true,
+            Received::Frame(frame) if frame.command == Command::Message => {
+                if !message || frame.header("redelivered") != Some("true") {
+                    assert_eq!(frame.body, body.as_bytes());
+                }
+                message = true;
+                client.send(&format!("ACK\nid:{}\n\n", frame.header("ack").expect("an id"))).await;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
