@@ -71,7 +71,7 @@ impl Config {
             "http.origins has \"*\" or \"null\", with auth.default_login: every page comes in as that user, from within the visitor's network; \
              name the origins",
         );
-        let any = |hosts: &[HostPattern]| hosts.iter().any(|host| *host == HostPattern::Any);
+        let any = |hosts: &[HostPattern]| hosts.contains(&HostPattern::Any);
         warn(
             any(&self.http.hosts) && self.http.origins.is_empty(),
             "http.hosts has \"*\" without http.origins: a page whose own name was made to point here counts as the relay's own; name \
@@ -245,5 +245,5 @@ fn is_inner_host(host: &str) -> bool {
         return is_inner(address);
     }
     let ends = |ending: &&str| name.strip_suffix(*ending).is_some_and(|rest| rest.ends_with('.'));
-    !name.contains('.') || INNER_NAMES.iter().any(|ending| ends(&ending))
+    !name.contains('.') || INNER_NAMES.iter().any(ends)
 }

@@ -136,6 +136,9 @@ fn transaction() -> Vec<u8> {
     frames.concat()
 }
 
+/// How a connection gets there.
+type Reach<'a> = &'a (dyn Fn(&RelayProcess) -> Reached + Sync);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_stage_takes_what_the_formulas_say() {
     let _alone = alone().await;
@@ -147,7 +150,7 @@ async fn each_stage_takes_what_the_formulas_say() {
     let transaction = transaction();
     let half = 2 * KIB * KIB;
     // Stage, how many, KiB that the formula gives, and how it is reached.
-    let stages: &[(&str, usize, u64, &(dyn Fn(&RelayProcess) -> Reached + Sync))] = &[
+    let stages: &[(&str, usize, u64, Reach)] = &[
         ("a hello of 15 KB, unfinished", 200, STRANGER + 16 * KIB, &|relay| {
             Reached::Tcp(relay.wss.clone(), hello(15_000))
         }),
