@@ -1,8 +1,11 @@
 //! Between the session's vocabulary and lapin's types, and the encoded size of message properties.
 
-use crate::session::amqp::{FieldValue, Properties, ShortText};
+use crate::session::amqp::{FieldValue, Properties, QueueDeclaration, ShortText};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
+use std::borrow::Cow;
+
+const QUEUE_TYPE: &str = "x-queue-type";
 
 /// The only place where lapin's short strings are made: its own conversions panic on long texts.
 pub(super) fn short(text: &ShortText) -> ShortString {
@@ -38,6 +41,21 @@ pub(super) fn table(fields: &[(ShortText, FieldValue)]) -> FieldTable {
         table.insert(short(name), value);
     }
     table
+}
+
+/// The arguments that a queue is declared with: those of the client, and the type where it must be classic.
+///
+/// RabbitMQ takes a declaration without a type for one of the virtual host's default type, which may be quorum. A queue that is
+/// transient, exclusive or auto-delete can only be classic. A durable one that is nothing of the kind is what the virtual host
+/// says, as if the client had declared it over AMQP itself. To RabbitMQ 3.10 and 4.0 a classic queue is the same queue whether
+/// or not it was declared with its type.
+pub(super) fn declared_arguments(queue: &QueueDeclaration) -> Cow<'_, [(ShortText, FieldValue)]> {
+    let typed = queue.arguments.iter().any(|(name, _)| name.as_str() == QUEUE_TYPE);
+    if typed || (queue.durable && !queue.exclusive && !queue.auto_delete) {
+        return Cow::Borrowed(&queue.arguments);
+    }
+    let classic = (ShortText::lit(QUEUE_TYPE), FieldValue::Text("classic".to_owned()));
+    Cow::Owned(queue.arguments.iter().cloned().chain([classic]).collect())
 }
 
 pub(super) fn to_lapin(from: &Properties) -> BasicProperties {

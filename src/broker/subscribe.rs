@@ -3,7 +3,7 @@
 //! They run as futures that own what they need. A session that goes away leaves them to the release of its lease, which
 //! runs them to their end: so what was half made is known and cleaned up.
 
-use super::convert::{METHOD_BYTES_BESIDE_TABLE_MAX, short, short_text, table, table_bytes};
+use super::convert::{METHOD_BYTES_BESIDE_TABLE_MAX, declared_arguments, short, short_text, table, table_bytes};
 use super::exclusive::{LeaseId, Reservation};
 use super::fault::{Fault, within};
 use super::link::Link;
@@ -100,8 +100,9 @@ impl Operator {
         queue: &QueueDeclaration,
         binding: Option<&Binding>,
     ) -> Result<lapin::Queue, Failure> {
-        self.check_size(&queue.arguments)?;
-        self.link.judge_names(|text| text.queue(&queue.name, &queue.arguments))?;
+        let arguments = declared_arguments(queue);
+        self.check_size(&arguments)?;
+        self.link.judge_names(|text| text.queue(&queue.name, &arguments))?;
         let reservation = self.reserve(queue)?;
         // What this lease has already was tried then.
         if reservation != Some(Reservation::Own)
@@ -120,7 +121,7 @@ impl Operator {
             auto_delete: queue.auto_delete,
             nowait: false,
         };
-        let work = self.raw.queue_declare(short(&queue.name), options, table(&queue.arguments));
+        let work = self.raw.queue_declare(short(&queue.name), options, table(&arguments));
         let result = self.call("queue declare", work).await;
         match (&result, reservation) {
             (Ok(declared), _) if queue.exclusive => {

@@ -4,7 +4,7 @@
 //! closed, and RabbitMQ ignores those behind it.
 
 use super::config::PERMISSION_AGE_MAX;
-use super::convert::{short, short_text, table};
+use super::convert::{declared_arguments, short, short_text, table};
 use super::exclusive::LeaseId;
 use super::fault::{Fault, within};
 use super::link::Link;
@@ -44,8 +44,9 @@ impl Workbench {
         self.link.judge_names(|text| text.binding(exchange, routing_key, arguments))?;
         let (channel, since) = self.fresh_channel().await?;
         let (name, limit) = (short(&declaration.name), self.link.config.operation_timeout);
+        let declared_with = table(&declared_arguments(declaration));
         let options = QueueDeclareOptions { durable: declaration.durable, exclusive: true, ..Default::default() };
-        let declare = channel.queue_declare(name.clone(), options, table(&declaration.arguments));
+        let declare = channel.queue_declare(name.clone(), options, declared_with);
         let read = channel.basic_get(name.clone(), BasicGetOptions { no_ack: true });
         let options = QueueBindOptions::default();
         let bind = channel.queue_bind(name, short(exchange), short(routing_key), options, table(arguments));
@@ -82,7 +83,7 @@ impl Workbench {
         let (channel, since) = self.fresh_channel().await?;
         let (name, limit) = (short(&sample.name), self.link.config.operation_timeout);
         let options = QueueDeclareOptions { durable: sample.durable, exclusive: true, ..Default::default() };
-        let declare = channel.queue_declare(name.clone(), options, table(&sample.arguments));
+        let declare = channel.queue_declare(name.clone(), options, table(&declared_arguments(sample)));
         let read = channel.basic_get(name, BasicGetOptions { no_ack: true });
         let options = QueueBindOptions::default();
         let bind = channel.queue_bind(short(queue), short(exchange), short(routing_key), options, table(arguments));

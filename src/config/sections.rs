@@ -261,7 +261,7 @@ section! {
         /// AMQP header types that become STOMP headers: those that RabbitMQ's plugin shows, or also those it drops.
         header_types: HeaderTypes =
             choice(&[("rabbitmq", HeaderTypes::Rabbitmq), ("all", HeaderTypes::All)]), "rabbitmq";
-        /// Whether CONNECTED names the server and its version.
+        /// Whether CONNECTED names RabbitMQ and the relay, and their versions.
         server_header: bool = boolean(), "true";
         /// Largest STOMP frame and WebSocket message after login.
         frame_bytes_max: usize = size(kib(1)..=mib(512)), "4MiB";

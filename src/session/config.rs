@@ -117,7 +117,7 @@ pub struct SessionConfig {
     pub rules: Arc<RuleSet>,
     /// SENDs of one client; a faster one is not read for a while.
     pub send_rate: Rate,
-    /// Content of CONNECTED's `server` header; none: no header.
+    /// The relay in CONNECTED's `server` header; none: no header.
     pub server_header: Option<String>,
     /// What happens to what no rule speaks of.
     pub stance: Stance,

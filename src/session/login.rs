@@ -190,7 +190,9 @@ impl Session {
         let server = match (self.config.compatibility, &self.config.server_header) {
             (_, None) => None,
             (Compatibility::Rabbitmq, Some(_)) => Some(format!("RabbitMQ/{}", info.version)),
-            (Compatibility::Strict, Some(server)) => Some(server.clone()),
+            // Client libraries look for RabbitMQ here to know which headers they may use; the relay is the comment behind it
+            // (STOMP 1.2, CONNECTED: `name ["/" version] *(comment)`).
+            (Compatibility::Strict, Some(relay)) => Some(format!("RabbitMQ/{} ({relay})", info.version)),
         };
         let mut frame = Frame::new(Command::Connected);
         if let Some(server) = server {

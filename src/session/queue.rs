@@ -105,6 +105,8 @@ pub(super) fn survive(queue: &mut QueueDeclaration, time: Duration) {
     queue.exclusive = false;
     let milliseconds = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     queue.arguments.push((ShortText::lit("x-expires"), FieldValue::Integer(milliseconds)));
+    // A virtual host may make queues quorum that do not say what they are.
+    queue.arguments.push((ShortText::lit("x-queue-type"), FieldValue::Text("classic".to_owned())));
 }
 
 /// `durable`, or its alias `persistent`. On a SEND the plugin reads `persistent:false` as a wish for a transient queue, which

@@ -7,6 +7,7 @@ mod destinations;
 mod durable;
 mod errors;
 mod frames;
+mod queue_types;
 mod queues;
 mod receipts;
 mod streams;

@@ -257,16 +257,16 @@ async fn headers_named_like_those_of_other_frames_travel() {
             bench.consume("").await;
             let lines: String = headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
             let queue = &bench.queue;
+            let shows_all = |message: &Frame| {
+                let shown = headers.iter().all(|(name, value)| message.header(name) == Some(value));
+                assert!(shown, "{message:?}");
+            };
             bench.client.send(&format!("SEND\ndestination:/amq/queue/{queue}\n{lines}\nby stomp")).await;
+            shows_all(&bench.client.message("by stomp").await);
             let fields = headers.map(|(name, value)| (name, text(value)));
             let properties = BasicProperties::default().with_headers(table(&fields));
             bench.admin.publish("", &bench.queue, properties, b"by amqp").await;
-            for body in ["by stomp", "by amqp"] {
-                let message = bench.client.message(body).await;
-                for (name, value) in headers {
-                    assert_eq!(message.header(name), Some(value), "{body}: {message:?}");
-                }
-            }
+            shows_all(&bench.client.message("by amqp").await);
             bench.end().await;
         }
     }
