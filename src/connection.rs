@@ -344,9 +344,6 @@ impl Connection {
 
     fn handle_login(&mut self, now: Instant, result: Login) -> Option<Close> {
         self.login = None;
-        if let Err(failure) = &result {
-            debug!(session = self.session.id(), ?failure, "not logged in");
-        }
         let result = result.map(|(lease, LoggedIn { broker, identity })| {
             self.lease = Some(lease);
             self.gauges.show(Presence::LoggedIn);
@@ -557,6 +554,8 @@ impl Connection {
                 }
                 Output::NotAuthenticated { claimed, source } => {
                     if self.may_tell(now) {
+                        let reason = "the user is one of auth.loopback_users and the client is on another machine";
+                        info!(user = audit::cut(&claimed), client = self.client, reason, "login refused");
                         audit::not_authenticated(self.subject(), &claimed, source.name(), "loopback_only");
                     }
                 }

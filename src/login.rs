@@ -197,6 +197,7 @@ impl Logins {
                 }
                 if self.clients.may_tell(self.address, std::time::Instant::now()) {
                     let claimed = evidence.claimed_login();
+                    self.log(claimed, virtual_host, denial);
                     audit::not_authenticated(who.subject("", ""), claimed, method.name(), denial.label());
                 }
             }
@@ -215,6 +216,18 @@ impl Logins {
                  against it, and at auth.failures_per_address_max nobody behind it gets in; name it if it is a proxy of yours"
             );
         }
+    }
+
+    /// One line for each login that is refused. Why a token is, its authenticator has said; that too many have failed, `begin`;
+    /// that no node answers is said once, not for each client.
+    fn log(&self, user: &str, vhost: &str, denial: &Denial) {
+        let reason = match denial {
+            Denial::Broker(LoginFailure::AccessRefused) => "RabbitMQ does not accept the user or its password",
+            // That it does not exist, that the user has no right to it, or that it has too many connections.
+            Denial::Broker(LoginFailure::VirtualHost { reply_text }) => audit::cut(reply_text),
+            Denial::Broker(LoginFailure::Unavailable { .. }) | Denial::Proof(_) => return,
+        };
+        info!(user = audit::cut(user), vhost = audit::cut(vhost), client = self.label.0, reason, "login refused");
     }
 
     async fn begin(&self, user: &str) -> Result<Attempt, ProofFailure> {

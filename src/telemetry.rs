@@ -20,11 +20,15 @@ use crate::config::{AuditFailure, Log, LogFormat};
 
 /// What no configured level raises. lapin and the AMQP crates below it log frames with bodies and URIs with passwords,
 /// tungstenite logs whole messages, CONNECT frames included, at `trace`.
-fn caps() -> Targets {
+///
+/// lapin's errors are events that the relay tells in lines of its own, or that are part of its work: a wrong password, a queue
+/// that does not exist yet. They are written only where the configuration names lapin.
+fn caps(log: &Log) -> Targets {
+    let of_amqp = if log.level.names("lapin") { LevelFilter::ERROR } else { LevelFilter::OFF };
     Targets::new()
         .with_default(LevelFilter::TRACE)
-        .with_target("lapin", LevelFilter::ERROR)
-        .with_target("amq_protocol", LevelFilter::ERROR)
+        .with_target("lapin", of_amqp)
+        .with_target("amq_protocol", of_amqp)
         .with_target("tungstenite", LevelFilter::DEBUG)
         .with_target("tokio_tungstenite", LevelFilter::DEBUG)
 }
@@ -83,7 +87,7 @@ impl Telemetry {
 /// All but the audit log's events.
 fn line_filter(log: &Log) -> LineFilter {
     let lines = Targets::new().with_default(LevelFilter::TRACE).with_target(audit::TARGET, LevelFilter::OFF);
-    FilterExt::boxed(log.level.targets().clone().and(caps()).and(lines))
+    FilterExt::boxed(log.level.targets().clone().and(caps(log)).and(lines))
 }
 
 fn subscriber<W>(
@@ -142,8 +146,17 @@ mod tests {
     fn no_level_lets_libraries_log_what_they_carry() {
         for level in ["trace", "lapin=trace", "off,lapin::channel=trace,amq_protocol_tcp=trace,tungstenite=trace"] {
             let text = logged(level, Style::Plain);
-            assert!(text.contains("lapin failed") && !text.contains("canary"), "{level}: {text}");
+            assert!(!text.contains("canary"), "{level}: {text}");
+            assert_eq!(text.contains("lapin failed"), level.contains("lapin"), "{level}: {text}");
         }
+    }
+
+    #[test]
+    fn lapin_is_silent_unless_it_is_named() {
+        for level in ["error", "info", "debug,stomp_relay=trace"] {
+            assert!(!logged(level, Style::Plain).contains("lapin failed"), "{level}");
+        }
+        assert!(logged("info,lapin=error", Style::Plain).contains("lapin failed"));
     }
 
     #[test]

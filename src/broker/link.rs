@@ -303,7 +303,10 @@ impl Link {
                         warn!(node = self.node, login = self.login, vhost = self.vhost, reason, "publishing is blocked");
                         self.set_blocked(&mut blocked, true);
                     }
-                    Some(Event::ConnectionUnblocked) => self.set_blocked(&mut blocked, false),
+                    Some(Event::ConnectionUnblocked) => {
+                        info!(node = self.node, login = self.login, vhost = self.vhost, "publishing goes on");
+                        self.set_blocked(&mut blocked, false);
+                    }
                     // Channel errors are reported here too.
                     Some(Event::Error(error)) if !self.connection.status().connected() => {
                         return self.lost(Loss::of(&error));

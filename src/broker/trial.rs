@@ -8,7 +8,7 @@
 //! What is left on RabbitMQ is what the declaration was to make; exclusive queues are deleted again, as they belong to the
 //! connection that declared them.
 
-use super::convert::{short, table};
+use super::convert::{declared_arguments, short, table};
 use super::death::{Death, Loss};
 use super::fault::within;
 use super::link::{Leased, Link, Role};
@@ -170,7 +170,7 @@ impl Trial {
                 auto_delete: queue.auto_delete,
                 nowait: false,
             };
-            let work = raw.queue_declare(short(&queue.name), options, table(&queue.arguments));
+            let work = raw.queue_declare(short(&queue.name), options, table(&declared_arguments(queue)));
             within(limit, "queue declare", work).await.map_err(refusal)?;
         }
         if let Some(Binding { arguments, exchange, routing_key }) = &self.binding {

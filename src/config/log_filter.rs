@@ -21,6 +21,11 @@ impl LogFilter {
     pub fn targets(&self) -> &Targets {
         &self.targets
     }
+
+    /// Whether a directive is about this library.
+    pub fn names(&self, library: &str) -> bool {
+        self.text.split(',').any(|directive| directive.contains('=') && directive.trim().starts_with(library))
+    }
 }
 
 impl fmt::Display for LogFilter {

@@ -11,6 +11,7 @@ use super::proof::{Denial, Evidence, Proof, ProofFailure, Source, Token};
 use super::queue::FlagEra;
 use super::refusal::{self, CloseCode, Refusal};
 use super::state::State;
+use super::strict;
 use super::{Locality, Session};
 use crate::stomp::heartbeat::{Request, Rule};
 use crate::stomp::{Command, Frame, Version};
@@ -19,13 +20,7 @@ impl Session {
     /// A frame before CONNECTED.
     pub(super) fn handle_first_frame(&mut self, mut frame: Frame, deadline: Instant, failures: u32) {
         if !matches!(frame.command, Command::Connect | Command::Stomp) {
-            let refusal = Refusal::soft(
-                "connect.required",
-                "Illegal command",
-                "You must log in using CONNECT first",
-                "In stompjs, send and subscribe inside onConnect.",
-            );
-            return self.refuse(refusal);
+            return self.refuse(not_connected(&frame.command));
         }
         match self.read_connect(&mut frame) {
             Ok((_, evidence)) if self.is_too_far(&evidence) => {
@@ -76,8 +71,15 @@ impl Session {
             Compatibility::Rabbitmq => Rule::WholeSeconds,
             Compatibility::Strict => Rule::Exact { minimum: self.config.heartbeat_min },
         };
-        let request = Request::parse(frame.header("heart-beat").unwrap_or("0,0"));
+        let asked = frame.header("heart-beat").unwrap_or("0,0");
+        if self.is_strict() && asked.contains(['+', '-']) {
+            return Err(Refusal::bad_header("heart-beat", "expected two numbers without a sign"));
+        }
+        let request = Request::parse(asked);
         let heartbeats = request.map_err(|malformed| Refusal::bad_header("heart-beat", malformed))?.negotiate(rule);
+        if self.is_strict() {
+            strict::check(frame, version)?;
+        }
         let evidence = self.evidence(frame)?;
         Ok((Login { heartbeats, version, virtual_host: self.requested_host(frame) }, evidence))
     }
@@ -203,6 +205,22 @@ impl Session {
         frame.headers.push("version", version.as_str());
         self.send_frame(frame);
     }
+}
+
+fn not_connected(command: &Command) -> Refusal {
+    let hint = match command.as_str() {
+        text if text.starts_with('\u{feff}') => {
+            "A byte order mark stands before the command; write the text without it."
+        }
+        text if text.trim().eq_ignore_ascii_case("connect") || text.trim().eq_ignore_ascii_case("stomp") => {
+            "Commands are upper case, without blanks."
+        }
+        _ => "In stompjs, send and subscribe inside onConnect.",
+    };
+    // Escaped, so that what can't be seen shows.
+    let shown = command.as_str().escape_debug();
+    let body = format!("You must log in using CONNECT first\nWhat came is \"{shown}\"");
+    Refusal::soft("connect.required", "Illegal command", body, hint)
 }
 
 fn proof_refusal(failure: ProofFailure) -> Refusal {

@@ -43,6 +43,7 @@ pub mod rules;
 mod settle;
 mod state;
 mod stats;
+mod strict;
 mod subscription;
 mod throttle;
 mod transaction;
@@ -329,13 +330,16 @@ impl Session {
         if version == Version::V1_0 {
             frame.headers.trim_values_start();
         }
-        if let Err(refusal) = self.dispatch(&mut frame) {
+        if let Err(refusal) = self.dispatch(&mut frame, version) {
             self.refuse(refusal.about_receipt(frame.header("receipt")));
         }
     }
 
     /// What a SEND has for a body is taken.
-    fn dispatch(&mut self, frame: &mut Frame) -> Result<(), Refusal> {
+    fn dispatch(&mut self, frame: &mut Frame, version: Version) -> Result<(), Refusal> {
+        if self.is_strict() {
+            strict::check(frame, version)?;
+        }
         match frame.command {
             Command::Abort => self.handle_abort(frame),
             Command::Ack | Command::Nack | Command::Subscribe | Command::Unsubscribe => self.take_turn(frame),
@@ -353,7 +357,7 @@ impl Session {
                 Err(Refusal::soft(
                     "frame.command",
                     "Bad command",
-                    format!("Could not interpret command \"{}\"\n", frame.command.as_str()),
+                    format!("Could not interpret command \"{}\"\n", frame.command.as_str().escape_debug()),
                     "Commands are upper case: SEND, SUBSCRIBE, UNSUBSCRIBE, ACK, NACK, BEGIN, COMMIT, ABORT, DISCONNECT.",
                 ))
             }
@@ -380,9 +384,10 @@ impl Session {
 
     fn handle_unreadable(&mut self, close: CloseCode, reason: String) {
         let (code, hint) = match close {
-            CloseCode::TooBig => {
-                ("limit.message", "Send smaller messages; a large STOMP frame may be split over several.")
-            }
+            CloseCode::TooBig => (
+                "limit.message",
+                "Send less in one frame: a STOMP frame that is split over messages has the same limit.",
+            ),
             _ => ("transport.protocol", ""),
         };
         self.refuse(Refusal::fatal(code, "Unreadable message", format!("{reason}\n"), hint).closing(close));

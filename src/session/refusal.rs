@@ -101,6 +101,12 @@ impl Refusal {
         Refusal::soft("frame.header_value", "Processing error", format!("header '{header}': {what}\n"), "")
     }
 
+    /// A header that STOMP or the frame requires is not there.
+    pub fn missing_header(command: &str, header: &str, hint: &'static str) -> Refusal {
+        let body = format!("\"{command}\" must include the \"{header}\" header\n");
+        Refusal::soft("frame.header_missing", "Missing header", body, hint)
+    }
+
     pub fn closing(mut self, close: CloseCode) -> Refusal {
         self.close = close;
         self

@@ -76,6 +76,8 @@ impl Session {
             id.serial.parse().map(Serial).map_err(|_| Refusal::bad_header(header, "not an id of this relay"))?;
         let outstanding = self.ledger.get(serial).is_some_and(|entry| *entry.name == *id.name);
         let known = (outstanding || self.ledger.is_stale(serial)) && id.session == self.id;
+        // In STOMP 1.1 both headers name the message.
+        let known = known && (!self.is_strict() || version != Version::V1_1 || named_subscription(frame, id.name));
         match known {
             true => Ok(SettleAction { outcome, serial }),
             false => Err(not_found(serial)),
@@ -116,6 +118,11 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Whether the subscription that the frame names is that of the message id: `T_` and the subscription's id.
+fn named_subscription(frame: &Frame, name: &str) -> bool {
+    name.strip_prefix("T_") == frame.header("subscription")
 }
 
 /// Unknown, settled before, delivered with `ack:auto`, or another session's.

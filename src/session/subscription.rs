@@ -23,6 +23,7 @@ use super::queue::{self, On, Purpose};
 use super::refusal::{CloseCode, Refusal};
 use super::retained::{self, MAP_ENTRY_BYTES};
 use super::state::State;
+use super::strict;
 use crate::stomp::{Frame, Version};
 
 pub(super) use rights::Revoked;
@@ -211,6 +212,7 @@ impl Session {
         let access = self.judge_subscribe(frame, &destination)?;
         let destination = access.limit(destination);
         let mode = ack_mode(frame)?;
+        self.demand_id(frame)?;
         let (id, name) = self.subscription_name(frame)?;
         if self.subscriptions.by_name.contains_key(&*name) {
             return Err(Refusal::fatal(
@@ -368,6 +370,11 @@ impl Session {
         })
     }
 
+    /// A subscription without id is named by its destination in STOMP 1.0, and by the plugin.
+    fn demand_id(&self, frame: &Frame) -> Result<(), Refusal> {
+        if self.is_strict() { strict::require(frame, "id", self.agreed_version()) } else { Ok(()) }
+    }
+
     fn subscription_name(&self, frame: &Frame) -> Result<(Option<String>, Arc<str>), Refusal> {
         match frame.header("id") {
             Some(id) if id.starts_with(REPLY_PREFIX) => {
@@ -381,6 +388,7 @@ impl Session {
     pub(super) fn handle_unsubscribe(&mut self, frame: &Frame) -> Result<(), Refusal> {
         let durable = require_id_if_durable(frame)?;
         let (name, shown) = unsubscribed_name(frame)?;
+        self.demand_id(frame)?;
         let found = self.subscriptions.by_name.get(name.as_str()).copied();
         let Some(key) = found.filter(|key| !self.is_stopping(*key)) else {
             if self.subscriptions.forget_revoked(&name) {

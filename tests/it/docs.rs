@@ -171,6 +171,62 @@ fn configuration_keys_in_pages_exist() {
     assert!(compared > 30, "only {compared} keys found");
 }
 
+/// `` `section.key` (VALUE) `` names a default; so does `` `key` (VALUE) `` behind another key of the same section.
+#[test]
+fn defaults_in_pages_are_those_of_the_configuration() {
+    let reference = read("docs/configuration.md");
+    let (mut defaults, mut section) = (BTreeMap::new(), "");
+    for line in reference.lines() {
+        if let Some(name) = line.strip_prefix("## [").and_then(|rest| rest.strip_suffix(']')) {
+            section = name;
+        } else if line.starts_with("| `") {
+            let cells: Vec<&str> = line.split(" | ").collect();
+            let key = cells[0].trim_matches(|c| matches!(c, '|' | ' ' | '`'));
+            defaults.insert(format!("{section}.{key}"), cells[2].to_owned());
+        }
+    }
+    let plain = |value: &str| value.replace(['`', '"', '[', ']', ' '], "");
+    let mut compared = 0;
+    for page in PAGES.iter().filter(|page| **page != "docs/configuration.md") {
+        let text = read(page);
+        let words: Vec<&str> = text.split('`').collect();
+        let mut section = "";
+        for at in (1..words.len()).step_by(2) {
+            let named = match words[at].split_once('.') {
+                Some((area, _)) if defaults.contains_key(words[at]) => {
+                    section = area;
+                    words[at].to_owned()
+                }
+                _ => format!("{section}.{}", words[at]),
+            };
+            let Some(default) = defaults.get(&named) else { continue };
+            let behind = words[at + 1..].join("`");
+            let Some(said) = behind.strip_prefix(" (").and_then(|rest| rest.split([')', ';']).next()) else { continue };
+            // Anything else in brackets is no value.
+            if !said.starts_with(|c: char| c.is_ascii_digit() || c == '`') && !matches!(said, "true" | "false") {
+                continue;
+            }
+            if said.starts_with("`--") {
+                continue;
+            }
+            assert_eq!(plain(said), plain(default), "{page} says so of {named}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 12, "only {compared} defaults found");
+}
+
+/// What is finished is not announced.
+#[test]
+fn pages_speak_of_what_is_there() {
+    for page in PAGES {
+        let text = read(page).to_lowercase();
+        let words = ["| not yet", "not yet;", ", so far;", "is planned", "will be supported", "coming soon"];
+        let found = words.iter().find(|word| text.contains(**word));
+        assert_eq!(found, None, "{page}");
+    }
+}
+
 /// docs/guarantees.md names the test that shows each promise.
 #[test]
 fn tests_named_by_the_guarantees_exist() {

@@ -3,6 +3,8 @@
 use crate::support::dialect::{DIALECTS, RABBITMQ};
 use crate::support::rabbit::{Rabbit, unique};
 use crate::support::relay::Relay;
+use crate::support::relay_process::RelayProcess;
+use crate::support::stomp::Client;
 
 /// The user's own name is passed on, and without it there is none.
 #[tokio::test]
@@ -72,4 +74,32 @@ async fn an_impersonator_may_set_any_user_id() {
         client.disconnect().await;
     }
     rabbit.ctl(&["delete_user", &user]);
+}
+
+/// One line of the log for a login that is refused, with user, address and reason; none of the AMQP library's.
+#[tokio::test]
+async fn a_refused_login_is_one_line_of_the_log() {
+    let rabbit = Rabbit::shared();
+    let program = env!("CARGO_BIN_EXE_stomp-relay");
+    let relay = RelayProcess::start(program, &[rabbit.uri()], "[log]\nformat = \"json\"\n", 1024);
+    let mut client = Client::open(&relay.ws).await;
+    client.send("CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:wrong\n\n").await;
+    client.error("Bad CONNECT").await;
+    client.closed().await;
+    let mut client = Client::open(&relay.ws).await;
+    client.send("CONNECT\naccept-version:1.2\nhost:nowhere\nlogin:guest\npasscode:guest\n\n").await;
+    client.error("Bad CONNECT").await;
+    client.closed().await;
+    let log = relay.log();
+    let refused: Vec<&str> = log.lines().filter(|line| line.contains("\"login refused\"")).collect();
+    assert_eq!(refused.len(), 2, "{log}");
+    for (line, reason) in
+        refused.iter().zip(["does not accept the user or its password", "NOT_ALLOWED - vhost nowhere"])
+    {
+        for part in ["\"user\":\"guest\"", "\"client\":\"127.0.0.1", reason] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+    }
+    let errors: Vec<&str> = log.lines().filter(|line| line.contains("\"ERROR\"") || line.contains("lapin")).collect();
+    assert!(errors.is_empty(), "{errors:#?}");
 }

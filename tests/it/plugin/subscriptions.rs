@@ -14,7 +14,8 @@ async fn unsubscribe_ends_the_subscription() {
         for by_id in [true, false] {
             for receipt in ["", "receipt:unsubscribed\n"] {
                 let handle = if by_id { "id:1234".to_owned() } else { format!("destination:{destination}") };
-                let mut client = relay.client().await;
+                // From 1.1 on strict mode wants an id.
+                let mut client = relay.client_of(if by_id { "1.2" } else { "1.0" }).await;
                 let mut subscribe = format!("destination:{destination}");
                 if by_id {
                     subscribe.push_str("\nid:1234");

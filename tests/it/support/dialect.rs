@@ -60,13 +60,19 @@ impl Dialect {
             _ => ("message-id", message.header("message-id").expect("every MESSAGE has an id")),
         };
         // What came unescaped from the frame goes back escaped.
-        format!("{command}\n{header}:{}\n{further}\n", id.replace(':', "\\c"))
+        format!("{command}\n{header}:{}\n{}{further}\n", id.replace(':', "\\c"), self.subscription(message))
+    }
+
+    /// STOMP 1.1 names a message by its subscription, too.
+    fn subscription(&self, message: &Frame) -> String {
+        let named = message.header("subscription").filter(|_| self.version == "1.1");
+        named.map(|id| format!("subscription:{}\n", id.replace(':', "\\c"))).unwrap_or_default()
     }
 
     /// The same by `message-id`, which is the ack id too; for messages that need no ACK and so carry none.
     pub fn settle_by_message_id(&self, command: &str, message: &Frame, further: &str) -> String {
         let header = if self.version == "1.2" { "id" } else { "message-id" };
         let id = message.header("message-id").expect("every MESSAGE has an id");
-        format!("{command}\n{header}:{}\n{further}\n", id.replace(':', "\\c"))
+        format!("{command}\n{header}:{}\n{}{further}\n", id.replace(':', "\\c"), self.subscription(message))
     }
 }
