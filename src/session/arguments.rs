@@ -199,10 +199,13 @@ fn stream_offset(value: &str, compatibility: Compatibility) -> Result<Option<Fie
     }
     match (value, compatibility) {
         ("first" | "last" | "next", _) => Ok(Some(FieldValue::Text(value.to_owned()))),
+        // RabbitMQ's own, which the plugin does not pass on.
+        _ if is_age(value) => Ok(Some(FieldValue::Text(value.to_owned()))),
         (_, Compatibility::Rabbitmq) => Ok(None),
-        (_, Compatibility::Strict) => {
-            Err(Refusal::bad_header("x-stream-offset", "expected first, last, next, offset=N or timestamp=SECONDS"))
-        }
+        (_, Compatibility::Strict) => Err(Refusal::bad_header(
+            "x-stream-offset",
+            "expected first, last, next, offset=N, timestamp=SECONDS or an interval such as 5m",
+        )),
     }
 }
 

@@ -90,6 +90,7 @@ async fn a_subscription_begins_where_it_says() {
     let cases = [
         ("x-stream-offset:first", 0),
         ("x-stream-offset:offset=1", 1),
+        ("x-stream-offset:5m", 0),
         (&*format!("x-stream-offset:timestamp={}", now - 3600), 0),
         (&*format!("x-stream-offset:timestamp={}", now + 3600), 3),
         ("x-stream-offset:next", 3),
