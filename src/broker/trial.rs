@@ -28,6 +28,8 @@ use tracing::warn;
 
 /// Declarations of one identity that are tried at a time.
 const TRIALS_MAX: u32 = 8;
+/// Attempts alone of one whose connection goes before anything is found out.
+const LONE_ATTEMPTS_MAX: u32 = 3;
 /// How long a declaration that killed its connection is refused without another trial.
 const CULPRIT_KEPT: Duration = Duration::from_secs(10);
 /// Those that are remembered; beyond it the oldest are forgotten.
@@ -105,8 +107,17 @@ impl Trial {
         if let Verdict::Known(result) = self.attempt(entry, 1).await {
             return result;
         }
-        match self.attempt(entry, TRIALS_MAX).await {
+        let mut verdict = self.attempt(entry, TRIALS_MAX).await;
+        // The connection was on its way out already: nothing was found out.
+        for _ in 1..LONE_ATTEMPTS_MAX {
+            if !matches!(verdict, Verdict::Lost(_)) {
+                break;
+            }
+            verdict = self.attempt(entry, TRIALS_MAX).await;
+        }
+        match verdict {
             Verdict::Known(result) => result,
+            Verdict::Lost(failure) => Err(failure),
             Verdict::Killed { reply_code, reason } => {
                 let queue = &self.queue;
                 warn!(%queue, vhost = entry.vhost(), reply_code, reason, "a declaration ended its AMQP connection");
@@ -129,16 +140,18 @@ impl Trial {
             Err(failure) => return Verdict::Known(Err(reserve_failure(failure))),
         };
         let link = slot.link().clone();
-        let result = match link.open_channel(slot).await {
-            Ok(channel) => self.perform(&channel).await,
-            Err(failure) => Err(failure),
+        let channel = match link.open_channel(slot).await {
+            Ok(channel) => channel,
+            // Somebody else's trial, or none: this one has asked for nothing yet.
+            Err(failure @ Failure::LinkLost { .. }) => return Verdict::Lost(failure),
+            Err(failure) => return Verdict::Known(Err(failure)),
         };
-        match result {
+        match self.perform(&channel).await {
             Err(Failure::LinkLost { reason }) => match quarantine::loss(&link).await {
                 Some(Loss { death: Death::Protocol { reply_code } | Death::State { reply_code }, reason }) => {
                     Verdict::Killed { reply_code, reason }
                 }
-                _ => Verdict::Known(Err(Failure::LinkLost { reason })),
+                _ => Verdict::Lost(Failure::LinkLost { reason }),
             },
             result => Verdict::Known(result),
         }
@@ -193,6 +206,8 @@ enum Verdict {
         reason: String,
     },
     Known(Result<(), Failure>),
+    /// The connection is gone, and it is not known over what.
+    Lost(Failure),
 }
 
 /// What the relay itself asks for: its queues are classic, and some expire.
