@@ -46,7 +46,7 @@ pub struct Traffic {
     subscribers: JoinSet<()>,
 }
 
-/// Shows that subscriptions are established: a SEND of the same session waits for that.
+/// Shows that subscriptions are established: a further one of the same session waits for that.
 #[derive(Default)]
 pub struct Barrier {
     asked: watch::Sender<u64>,
@@ -219,7 +219,9 @@ pub async fn consume(
         let received = tokio::select! {
             () = stops.cancelled() => return Ok(()),
             _ = asked.changed() => {
-                client.try_send("SEND\ndestination:/topic/barrier\nreceipt:barrier\n\n").await?;
+                // What was lost of the session's subscriptions is made anew before another one is.
+                client.try_send("SUBSCRIBE\nid:barrier\ndestination:/topic/barrier\nreceipt:barrier\n\n").await?;
+                client.try_send("UNSUBSCRIBE\nid:barrier\n\n").await?;
                 continue;
             }
             received = client.next() => received,
