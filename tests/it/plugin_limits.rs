@@ -177,7 +177,8 @@ async fn frames_before_login_are_forgiven_in_compatibility_mode() {
         for frame in ["SEND\ndestination:/queue/q\n\nx", "SUBSCRIBE\nid:0\ndestination:/queue/q\n\n", "DISCONNECT\n\n"]
         {
             client.send(frame).await;
-            assert_eq!(&client.error("Illegal command").await.body[..], b"You must log in using CONNECT first");
+            let body = client.error("Illegal command").await.body;
+            assert!(body.starts_with(b"You must log in using CONNECT first"), "{}", String::from_utf8_lossy(&body));
         }
         client.send(&CONNECT.replace("1.2", dialect.version)).await;
         assert_eq!(client.expect("CONNECTED").await.header("version"), Some(dialect.version));

@@ -172,7 +172,7 @@ async fn a_second_sigterm_ends_the_drain_at_once() {
     let answer = get(ready.admin, "/readyz").await;
     assert_eq!(
         (answer.status, answer.body.as_str()),
-        (503, "[+]listener ok\n[+]broker ok\n[-]drain failed: draining\n")
+        (503, "[+]listener ok\n[+]broker ok\n[+]audit ok\n[-]drain failed: draining\n")
     );
     assert_eq!(get(ready.admin, "/livez").await.status, 200);
     // Load balancers have not noticed yet.
