@@ -87,7 +87,10 @@ async fn start_up_names_the_real_addresses_and_everything_answers() {
 
     assert_eq!(get(ready.admin, "/livez").await.body, "ok\n");
     until_ready(ready.admin).await;
-    assert_eq!(get(ready.admin, "/readyz?verbose").await.body, "[+]listener ok\n[+]broker ok\n[+]drain ok\n");
+    assert_eq!(
+        get(ready.admin, "/readyz?verbose").await.body,
+        "[+]listener ok\n[+]broker ok\n[+]audit ok\n[+]drain ok\n"
+    );
     assert_eq!(get(ready.admin, "/nothing").await.status, 404);
     let metrics = get(ready.admin, "/metrics").await;
     assert_eq!(metrics.one("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
