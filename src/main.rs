@@ -1,5 +1,7 @@
 //! The process: command line, configuration, log, runtime, exit code. Everything else is in the library.
 
+mod allocator;
+
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -30,6 +32,8 @@ fn main() -> ExitCode {
 }
 
 fn serve(arguments: &Serve) -> u8 {
+    // Before there are threads: each would have memory of its own by the settings of its first allocation.
+    let allocator = allocator::give_back();
     let config = match load(arguments.config.as_deref(), &arguments.overrides()) {
         Ok(config) => config,
         Err(problems) => return fail(cli::EXIT_BAD_CONFIGURATION, &problems.to_string()),
@@ -38,6 +42,9 @@ fn serve(arguments: &Serve) -> u8 {
         Ok(telemetry) => telemetry,
         Err(reason) => return fail(cli::EXIT_FAILURE, &format!("error: cannot start the log: {reason}")),
     };
+    if let Err(reason) = allocator {
+        tracing::warn!(reason, "memory goes back to the system late after a burst: the allocator refused its settings");
+    }
     let threads = config.runtime.threads(std::thread::available_parallelism().map_or(1, usize::from));
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build() {
         Ok(runtime) => runtime,
