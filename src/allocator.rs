@@ -3,7 +3,7 @@
 
 /// How long memory that nobody uses any more waits for a new use, milliseconds.
 #[cfg(not(target_env = "msvc"))]
-const UNUSED_FOR: isize = 1_000;
+const UNUSED_FOR: isize = 500;
 
 #[cfg(not(target_env = "msvc"))]
 #[global_allocator]

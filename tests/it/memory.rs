@@ -2,6 +2,7 @@
 //! come later, the others work on.
 
 mod budget;
+mod crowd;
 mod stages;
 
 use crate::support::relay::Relay;
