@@ -3,6 +3,7 @@
 use super::*;
 use std::collections::BTreeMap;
 use stomp_relay::stomp::{Command, Frame};
+use tokio::task::block_in_place;
 
 /// As the relay's AMQP connections begin.
 const CONSUMING: &str = "stomp-relay consume";
@@ -90,6 +91,14 @@ impl Scene {
             self.client.send(&format!("ACK\nid:{ack}\nreceipt:a{number}\n\n")).await;
             self.client.expect("RECEIPT").await;
         }
+        // A channel of RabbitMQ holds acknowledgements of a quorum queue back while 32 of its commands are under way, and forgets
+        // those that are left when it closes.
+        let messages = format!("{}\t0", self.queue);
+        eventually("the queue has every acknowledgement", async || {
+            let list = block_in_place(|| Rabbit::shared().ctl(&["list_queues", "name", "messages"]));
+            list.lines().any(|line| line == messages)
+        })
+        .await;
         self.client.disconnect().await;
         assert_eq!(self.admin.ready(&self.queue).await, Some(0), "acknowledged, and none came back");
         self.admin.delete(&self.queue).await;
