@@ -16,6 +16,8 @@ use crate::support::stomp::{Client, Received};
 const WORKING: usize = 200;
 const ATTACKERS: usize = 64;
 const BUDGET: u64 = 512 << 20;
+/// Of AMQP connections that are opened meanwhile: they keep 8 MiB each, which no session is charged for.
+const UNCOUNTED: u64 = 32 << 20;
 const QUIET: Duration = Duration::from_secs(4);
 const ATTACK: Duration = Duration::from_secs(25);
 /// Until what the attackers held must have gone back to the system.
@@ -73,7 +75,7 @@ async fn attackers_at_all_limits_neither_end_the_others_nor_keep_the_memory() {
     );
     assert!(tried >= ATTACKERS, "only {tried} attacks were made");
     assert!(peak > start + (64 << 20), "{} MiB at most: it was no attack", mib(peak));
-    assert!(peak <= BUDGET, "{} MiB at most", mib(peak));
+    assert!(peak <= BUDGET + UNCOUNTED, "{} MiB at most", mib(peak));
     assert!(after <= start * 13 / 10, "{} MiB are left, {} were there at first", mib(after), mib(start));
     let working = pings(working, PING_INTERVAL).await.0;
     assert_eq!(working.len(), WORKING, "each is still there and served");
@@ -160,7 +162,7 @@ impl Crowd {
 /// Comes to one of the limits and stays there; comes back when the relay has had enough.
 async fn attack(number: usize, url: &str, big: &str) -> Result<(), String> {
     let body = "x".repeat(LARGE);
-    if number % 6 == 0 {
+    if number.is_multiple_of(6) {
         let mut client = Client::open(url).await;
         let lines = (0..12).map(|number| format!("x-{number}:{}\n", "x".repeat(5_000))).collect::<String>();
         client.try_send_bytes(format!("CONNECT\naccept-version:1.2\nhost:/\n{lines}").as_bytes()).await?;
