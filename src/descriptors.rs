@@ -7,6 +7,9 @@
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+
 /// The first number that is kept.
 static RESERVED_FROM: AtomicI32 = AtomicI32::new(RawFd::MAX);
 
@@ -81,6 +84,11 @@ pub fn advice(clients: usize) -> Option<String> {
 /// Whether this one is of those that are kept.
 pub fn is_reserved(descriptor: &impl AsRawFd) -> bool {
     descriptor.as_raw_fd() >= RESERVED_FROM.load(Ordering::Relaxed)
+}
+
+/// Whether the process (EMFILE) or the machine (ENFILE) has no descriptor left.
+pub fn are_short(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }
 
 /// No system has more than fits here.

@@ -30,6 +30,21 @@ const INDEX: &str = "index.html";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StaticRoot(PathBuf);
 
+/// Why there is no file to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unopened {
+    /// No descriptor is free for it now.
+    NoDescriptor,
+    /// All that is not a public regular file: what exists beyond that is nobody's business.
+    NotFound,
+}
+
+impl From<io::Error> for Unopened {
+    fn from(error: io::Error) -> Unopened {
+        if descriptors::are_short(&error) { Unopened::NoDescriptor } else { Unopened::NotFound }
+    }
+}
+
 /// A file that may be sent.
 pub(super) struct StaticFile {
     pub(super) content_type: HeaderValue,
@@ -50,22 +65,29 @@ impl StaticRoot {
         Ok(StaticRoot(root))
     }
 
-    /// Opens the file that a request path names. None for all that is not a public regular file: what exists beyond
-    /// that is nobody's business.
-    pub(super) async fn open(&self, request_path: &str) -> Option<StaticFile> {
+    /// Opens the file that a request path names.
+    ///
+    /// # Errors
+    /// See [`Unopened`].
+    pub(super) async fn open(&self, request_path: &str) -> Result<StaticFile, Unopened> {
         // Symbolic links are followed, but not out of the folder.
-        let path = tokio::fs::canonicalize(self.0.join(relative(request_path)?)).await.ok()?;
+        let path = tokio::fs::canonicalize(self.0.join(relative(request_path).ok_or(Unopened::NotFound)?)).await?;
         if path.strip_prefix(&self.0).ok().is_none_or(is_hidden) {
-            return None;
+            return Err(Unopened::NotFound);
         }
         // Asked before opening: to open a FIFO would wait for its writer.
-        if !tokio::fs::metadata(&path).await.ok()?.is_file() {
-            return None;
+        if !tokio::fs::metadata(&path).await?.is_file() {
+            return Err(Unopened::NotFound);
         }
-        let file = File::open(&path).await.ok().filter(|file| !descriptors::is_reserved(file))?;
-        let length = file.metadata().await.ok()?.len();
-        let content_type = HeaderValue::from_static(content_type(&path));
-        (length <= FILE_BYTES_MAX).then_some(StaticFile { content_type, length, file })
+        let file = File::open(&path).await?;
+        if descriptors::is_reserved(&file) {
+            return Err(Unopened::NoDescriptor);
+        }
+        let length = file.metadata().await?.len();
+        if length > FILE_BYTES_MAX {
+            return Err(Unopened::NotFound);
+        }
+        Ok(StaticFile { content_type: HeaderValue::from_static(content_type(&path)), length, file })
     }
 }
 

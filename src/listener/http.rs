@@ -27,6 +27,7 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::files::Unopened;
 use super::gate::{Admission, Gate, Route, Upgrade};
 use super::handshake::{self, Handshake, HandshakeError, Subprotocol, VERSION};
 use super::host;
@@ -162,7 +163,11 @@ async fn file(request: Request<Incoming>, root: &StaticRoot, config: &ListenerCo
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return method_not_allowed(config);
     }
-    let Some(file) = root.open(request.uri().path()).await else { return not_found(&request, config) };
+    let file = match root.open(request.uri().path()).await {
+        Ok(file) => file,
+        Err(Unopened::NoDescriptor) => return unavailable(config),
+        Err(Unopened::NotFound) => return not_found(&request, config),
+    };
     let mut response = Response::new(Body::default());
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, file.length.into());
