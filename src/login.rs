@@ -21,6 +21,7 @@ use crate::session::event::LoginFailure;
 use crate::session::identity::{Account, Identity};
 use crate::session::io::LoggedIn;
 use crate::session::proof::{CertificateName, Denial, Evidence, Proof, ProofFailure, Source, Token};
+use crate::sparse::Sparse;
 
 /// What was shown before CONNECT. A certificate counts when the request shows nothing.
 pub fn evidence(presented: Option<Presented>, certificate: Option<CertificateName>) -> Option<Evidence> {
@@ -68,6 +69,9 @@ impl Applicant {
         Subject { client: &self.client, origin: &self.origin, session: &self.session, user, vhost }
     }
 }
+
+/// Log lines about a service account that RabbitMQ refuses: each login that works as it causes one.
+static SERVICE_REFUSED: Sparse = Sparse::new();
 
 /// When it was last said that a proxy may be unannounced.
 static PROXY_WARNED: Mutex<Option<Instant>> = Mutex::new(None);
@@ -172,10 +176,10 @@ impl Logins {
             Ok((lease, broker)) => Ok((lease, LoggedIn { broker, identity })),
             // Nothing that the client has shown is wrong.
             Err(LoginFailure::AccessRefused) if identity.account == Account::Service => {
-                error!(
-                    login = credentials.login,
-                    "RabbitMQ refuses auth.service_login; nobody who works as it is let in"
-                );
+                if let Some(suppressed) = SERVICE_REFUSED.line() {
+                    let login = credentials.login;
+                    error!(login, suppressed, "RabbitMQ refuses auth.service_login; nobody who works as it is let in");
+                }
                 Err(ProofFailure::Unavailable.into())
             }
             Err(failure) => Err(failure.into()),
