@@ -35,6 +35,7 @@ use crate::auth::Authenticator;
 use crate::broker::{Broker, Channel};
 use crate::budget::{Excess, SESSION_BYTES};
 use crate::clients::Place;
+use crate::listener::tls::{Acceptor, Judged};
 use crate::listener::{DriveError, Event, Incoming, Opened, Read, ReceiveError, WebSocket, Write};
 use crate::login::{Applicant, Application, Logins, TokenRenewal};
 use crate::metrics::{Direction, Metrics, Peer, close_reason};
@@ -74,6 +75,8 @@ pub struct ConnectionConfig {
     /// Until CONNECTED.
     pub login_limits: Limits,
     pub session: Arc<SessionConfig>,
+    /// Who judges clients' certificates.
+    pub tls: Option<Arc<Acceptor>>,
     /// Bytes waiting for a client's socket above which nothing more is taken from the broker or the client.
     pub write_buffer_bytes_max: usize,
     /// Time without a byte taken by a client's socket, while some wait, after which it counts as stalled.
@@ -92,6 +95,8 @@ struct Connection {
     client: String,
     /// When the client's certificate is no longer valid.
     certificate_ends_at: Option<Instant>,
+    /// By which files the client's certificate was judged last; None if it has shown none.
+    certificate_judged: Option<Judged>,
     /// Of the client's certificate.
     common_name: Option<String>,
     /// What of the session's totals is in the metrics already.
@@ -221,6 +226,11 @@ impl Connection {
         let mut drained = false;
         let sleep = tokio::time::sleep_until(tokio::time::Instant::now());
         tokio::pin!(sleep);
+        // The files may have changed since the handshake.
+        let config = self.config.clone();
+        if let Some(close) = self.judge_certificate(&config) {
+            return close;
+        }
         loop {
             // First, so that no frame is judged by rules that are no longer the relay's.
             if self.settings.has_changed().unwrap_or(false)
@@ -367,8 +377,19 @@ impl Connection {
     }
 
     fn reconfigure(&mut self) -> Option<Close> {
-        let rules = self.settings.borrow_and_update().session.rules.clone();
-        self.input(Instant::now(), Input::RulesReplaced(rules))
+        let config = self.settings.borrow_and_update().clone();
+        if let Some(close) = self.judge_certificate(&config) {
+            return Some(close);
+        }
+        self.input(Instant::now(), Input::RulesReplaced(config.session.rules.clone()))
+    }
+
+    /// Whoever has left an authority, or is revoked, does not stay because it came before.
+    fn judge_certificate(&mut self, config: &ConnectionConfig) -> Option<Close> {
+        let judged = self.certificate_judged.as_mut()?;
+        let chain = self.socket.client_certificates();
+        let withdrawn = config.tls.as_ref().is_none_or(|tls| tls.withdraws(chain, judged));
+        withdrawn.then(|| self.input(Instant::now(), Input::CertificateWithdrawn)).flatten()
     }
 
     /// A certificate says who the client is whatever else it showed.

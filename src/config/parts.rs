@@ -66,7 +66,7 @@ impl Config {
         }
     }
 
-    pub fn connection_config(&self, auth: Arc<Authenticator>) -> ConnectionConfig {
+    pub fn connection_config(&self, auth: Arc<Authenticator>, tls: Option<Arc<Acceptor>>) -> ConnectionConfig {
         let stomp = &self.stomp;
         let limits = |frame_bytes_max| Limits {
             frame_bytes_max,
@@ -85,6 +85,7 @@ impl Config {
             limits: limits(stomp.frame_bytes_max),
             login_limits: limits(stomp.login_frame_bytes_max),
             session: Arc::new(self.session_config()),
+            tls,
             write_buffer_bytes_max: self.session.write_buffer_bytes_max,
             write_timeout: self.session.write_timeout,
         }

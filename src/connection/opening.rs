@@ -44,6 +44,7 @@ impl Connection {
         let locality = if opened.source.is_local() { Locality::Local } else { Locality::Remote };
         let certificate = opened.certificate.take();
         let certificate_ends_at = certificate.as_ref().map(|certificate| end_of(certificate.not_after, started));
+        let certificate_judged = certificate.as_ref().map(|certificate| certificate.judged);
         let (certificate, common_name) = certificate
             .map_or((None, None), |certificate| (Some(CertificateName(certificate.name)), certificate.common_name));
         let evidence = login::evidence(opened.presented.take(), certificate);
@@ -56,6 +57,7 @@ impl Connection {
             asked: started,
             buffer: BytesMut::new(),
             certificate_ends_at,
+            certificate_judged,
             client: opened.source.to_string(),
             common_name,
             counted: Stats::default(),

@@ -6,6 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -19,6 +20,16 @@ pub(super) enum Stream {
     Plain(TcpStream),
     /// Boxed: the TLS state is about a kilobyte, and the stream is moved several times before it comes to rest.
     Tls(Box<TlsStream<Metered>>),
+}
+
+impl Stream {
+    /// What the client has shown in its handshake, its own first; empty if it has shown none.
+    pub(super) fn certificates(&self) -> &[CertificateDer<'static>] {
+        match self {
+            Stream::Tls(stream) => stream.get_ref().1.peer_certificates().unwrap_or_default(),
+            _ => &[],
+        }
+    }
 }
 
 impl AsyncRead for Stream {

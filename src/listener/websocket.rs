@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::coop;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
@@ -158,6 +159,11 @@ impl WebSocket {
     pub fn queue_ping(&mut self) {
         self.outgoing.push_ping();
         self.flush_owed = true;
+    }
+
+    /// What the client has shown in its TLS handshake, its own certificate first; empty if it has shown none.
+    pub fn client_certificates(&self) -> &[CertificateDer<'static>] {
+        self.stream.certificates()
     }
 
     /// Bytes queued and not yet taken by the operating system; for messages not begun, their payload alone.

@@ -30,6 +30,7 @@ pub(super) async fn watch(serving: Arc<Serving>, stopped: CancellationToken) {
             Ok(Refresh::Replaced) => {
                 info!("TLS files changed: new connections get what they hold now");
                 acceptor.announce();
+                serving.look_again();
             }
             Ok(Refresh::Broken(error)) => {
                 warn!(%error, "TLS files changed and cannot be used; what was served before stays in use");

@@ -38,7 +38,7 @@ impl Serving {
     pub(super) fn new(config: &Config, metrics: &Arc<Metrics>) -> Result<Serving, String> {
         let auth = Authenticator::new(config.auth_config(), None, metrics)?;
         let settings = settings(config, |tls| Acceptor::new(tls, metrics.tls.clone()))?;
-        let sessions = watch::Sender::new(Arc::new(config.connection_config(Arc::new(auth))));
+        let sessions = watch::Sender::new(Arc::new(config.connection_config(Arc::new(auth), settings.tls.clone())));
         Ok(Serving { sessions, settings: RwLock::new(Arc::new(settings)) })
     }
 
@@ -55,13 +55,19 @@ impl Serving {
         if settings.listeners.len() != current.listeners.len() {
             return Err("the number of listen addresses changed, which needs a restart".to_owned());
         }
+        let sessions = config.connection_config(Arc::new(auth), settings.tls.clone());
         *current = settings;
-        self.sessions.send_replace(Arc::new(config.connection_config(Arc::new(auth))));
+        self.sessions.send_replace(Arc::new(sessions));
         Ok(())
     }
 
     pub(super) fn current(&self) -> Arc<Settings> {
         self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The same settings, but files that they name have changed.
+    pub(super) fn look_again(&self) {
+        self.sessions.send_modify(|_| {});
     }
 
     pub(super) fn sessions(&self) -> watch::Receiver<Arc<ConnectionConfig>> {

@@ -25,6 +25,17 @@ fn certificate_expired() -> Refusal {
     .closing(CloseCode::TokenExpired)
 }
 
+/// Revoked, or its authority is no longer trusted.
+pub(super) fn certificate_withdrawn() -> Refusal {
+    Refusal::fatal(
+        "auth.certificate_withdrawn",
+        "Certificate withdrawn",
+        "The client's certificate is no longer accepted: it was revoked, or its authority is no longer trusted\n",
+        "Connect again with another certificate; ask the operator why this one is refused.",
+    )
+    .closing(CloseCode::TokenExpired)
+}
+
 /// The time of a token is over, at CONNECT or later.
 pub(super) fn token_expired() -> Refusal {
     Refusal::fatal(

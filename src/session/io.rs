@@ -15,6 +15,8 @@ use crate::stomp::{DecodeError, Frame};
 #[derive(Debug)]
 pub enum Input {
     Broker(BrokerEvent),
+    /// The client's certificate was revoked, or its authority is no longer one; at any time.
+    CertificateWithdrawn,
     /// The relay is being stopped, and everything that the client sent and the relay read has been handed over but `unread`
     /// frames, for which there was no time.
     Drain {

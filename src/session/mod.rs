@@ -207,6 +207,7 @@ impl Session {
             _ if matches!(self.state, State::Ended) => return,
             _ if self.is_expired() => return self.expire(),
             Input::Broker(event) => self.handle_broker(event),
+            Input::CertificateWithdrawn => self.refuse(expiry::certificate_withdrawn()),
             Input::Drain { until, unread } => self.handle_drain(until, unread),
             Input::Flushed => self.settle_flushed(),
             Input::Frame(frame) => self.handle_frame(frame),

@@ -9,6 +9,7 @@
 //! L> user                             a limit keeps the client out
 //! R> send=/queue/a ; subscribe=**     other rules from now on, as after `set rule`; none without
 //! D> 30 5                             the relay is being stopped: seconds to its end, frames that were never looked at
+//! V>                                  the client's certificate is withdrawn
 //! T> 10s                              time passes; every deadline on the way is met
 //! W>                                  all that came out has been written to the socket
 //! ```
@@ -217,6 +218,7 @@ impl Player {
                 self.input(Input::RulesReplaced(Arc::new(RuleSet::new(rules))));
             }
             "T>" => self.pass(rest),
+            "V>" => self.input(Input::CertificateWithdrawn),
             "W>" => self.input(Input::Flushed),
             _ => panic!("unknown line {line}"),
         }

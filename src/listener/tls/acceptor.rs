@@ -1,5 +1,6 @@
 //! What TLS is served with now, and its renewal: the files are read again and again, and what they hold replaces what is
-//! served once it is whole and fits together. Sessions that are open keep what they have.
+//! served once it is whole and fits together. Sessions that are open keep what they have, but for a client's certificate that is
+//! withdrawn.
 //!
 //! Has no timer: who calls `refresh`, and how often, is decided above.
 
@@ -9,10 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::CertificateDer;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache, StoresServerSessions};
 use tracing::{info, warn};
 
 use super::certificates::Certificates;
+use super::client::Judged;
 use super::material::{Fingerprint, Material, exposure};
 use super::{Leaf, MinVersion, NameSource, TlsConfig, TlsError, client};
 use crate::metrics::TlsMetrics;
@@ -36,9 +40,12 @@ pub struct Acceptor {
 }
 
 struct Current {
-    server: Arc<ServerConfig>,
+    /// Who judges clients' certificates; None when clients are not asked for one.
+    clients: Option<Arc<dyn ClientCertVerifier>>,
     fingerprint: Fingerprint,
+    judged: Judged,
     leaves: Vec<Leaf>,
+    server: Arc<ServerConfig>,
 }
 
 /// What lets sessions resume; outlives a change of certificates.
@@ -154,8 +161,23 @@ impl Acceptor {
         self.config.client_auth.as_ref().map(|auth| auth.name)
     }
 
-    pub(super) fn server(&self) -> Arc<ServerConfig> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).server.clone()
+    pub(super) fn server(&self) -> (Arc<ServerConfig>, Judged) {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        (current.server.clone(), current.judged)
+    }
+
+    /// Whether a client whose certificates were let in at its handshake would be refused now because of them. `judged` is by
+    /// which files that was found last, and is brought up to date.
+    pub fn withdraws(&self, chain: &[CertificateDer<'_>], judged: &mut Judged) -> bool {
+        let (now, clients) = {
+            let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+            (current.judged, current.clients.clone())
+        };
+        if std::mem::replace(judged, now) == now {
+            return false;
+        }
+        // Where clients are no longer asked for certificates, no authority vouches for one.
+        clients.is_none_or(|clients| client::is_withdrawn(&*clients, chain))
     }
 }
 
@@ -173,29 +195,30 @@ fn load(config: &TlsConfig, material: &Material, resumption: &Resumption) -> Res
         MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         MinVersion::Tls13 => &[&rustls::version::TLS13],
     };
-    let leaves = certificates.leaves().to_vec();
+    let (judged, leaves) = (Judged::next(), certificates.leaves().to_vec());
     let builder =
         ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).map_err(setup)?;
-    let mut server = match &config.client_auth {
+    let (mut server, clients) = match &config.client_auth {
         None => {
             let mut server = builder.with_no_client_auth().with_cert_resolver(Arc::new(certificates));
             server.session_storage = resumption.by_id.clone();
             server.ticketer = resumption.tickets.clone();
-            server
+            (server, None)
         }
         // A resumed session would bring its certificate along unchecked: expired or revoked meanwhile, it would still work.
         Some(auth) => {
-            let verifier = client::verifier(auth, material, provider)?;
-            let mut server = builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(certificates));
+            let verifier = client::verifier(auth, material, provider, judged)?;
+            let builder = builder.with_client_cert_verifier(verifier.clone());
+            let mut server = builder.with_cert_resolver(Arc::new(certificates));
             server.session_storage = Arc::new(NoServerSessionStorage {});
             server.send_tls13_tickets = 0;
-            server
+            (server, Some(verifier))
         }
     };
     server.alpn_protocols = vec![b"http/1.1".to_vec()];
     // All ciphers are strong, so the order matters little; but auditors' scanners want the server's.
     server.ignore_client_order = true;
-    Ok(Current { server: Arc::new(server), fingerprint: material.fingerprint(), leaves })
+    Ok(Current { clients, fingerprint: material.fingerprint(), judged, leaves, server: Arc::new(server) })
 }
 
 fn setup(error: rustls::Error) -> TlsError {

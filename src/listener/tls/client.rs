@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
@@ -77,6 +78,20 @@ pub struct ClientCertificate {
     pub common_name: Option<String>,
     /// The last second in which it is valid, since 1970.
     pub not_after: i64,
+    /// By which files.
+    pub judged: Judged,
+}
+
+/// The files, of all that were ever loaded in this process, by which a certificate was judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judged(u64);
+
+impl Judged {
+    /// By files that have just been loaded.
+    pub(super) fn next() -> Judged {
+        static LOADED: AtomicU64 = AtomicU64::new(0);
+        Judged(LOADED.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 impl ClientCertificate {
@@ -84,7 +99,11 @@ impl ClientCertificate {
     ///
     /// # Errors
     /// A text for the log: it is not X.509, or has no usable name.
-    pub(super) fn read(certificate: &CertificateDer<'_>, source: NameSource) -> Result<ClientCertificate, String> {
+    pub(super) fn read(
+        certificate: &CertificateDer<'_>,
+        source: NameSource,
+        judged: Judged,
+    ) -> Result<ClientCertificate, String> {
         let (_, certificate) = x509_parser::parse_x509_certificate(certificate)
             .map_err(|_| "the client's certificate cannot be read".to_owned())?;
         let what = source.what();
@@ -96,7 +115,7 @@ impl ClientCertificate {
         let name = found.ok_or_else(|| format!("the client's certificate has no {what}, or several"))?;
         usable(&name).map_err(|why| format!("the {what} in the client's certificate {why}"))?;
         let common_name = common_name(&certificate).filter(|name| usable(name).is_ok());
-        Ok(ClientCertificate { name, common_name, not_after: certificate.validity().not_after.timestamp() })
+        Ok(ClientCertificate { name, common_name, not_after: certificate.validity().not_after.timestamp(), judged })
     }
 }
 
@@ -189,6 +208,7 @@ pub(super) fn verifier(
     auth: &ClientAuth,
     material: &Material,
     provider: Arc<CryptoProvider>,
+    judged: Judged,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let mut roots = RootCertStore::empty();
     for authority in material.certificates(&auth.ca)? {
@@ -207,13 +227,33 @@ pub(super) fn verifier(
         Some(crl) => TlsError::Revocations { path: crl.clone(), reason: error.to_string() },
         None => TlsError::Authority { path: auth.ca.clone(), reason: error.to_string() },
     })?;
-    Ok(Arc::new(NamedVerifier { inner, source: auth.name }))
+    Ok(Arc::new(NamedVerifier { inner, judged, source: auth.name }))
+}
+
+/// Whether `refusal` is about the certificate; a revocation list that is out of date or missing says nothing of it.
+fn is_about_the_certificate(refusal: &Error) -> bool {
+    !matches!(
+        refusal,
+        Error::InvalidCertificate(
+            CertificateError::ExpiredRevocationList
+                | CertificateError::ExpiredRevocationListContext { .. }
+                | CertificateError::UnknownRevocationStatus
+        )
+    )
+}
+
+/// Whether a chain that was let in before is one that must not stay.
+pub(super) fn is_withdrawn(verifier: &dyn ClientCertVerifier, chain: &[CertificateDer<'_>]) -> bool {
+    let Some((own, intermediates)) = chain.split_first() else { return false };
+    let verdict = verifier.verify_client_cert(own, intermediates, UnixTime::now());
+    verdict.is_err_and(|refusal| is_about_the_certificate(&refusal))
 }
 
 /// Refuses, within the handshake, certificates that are valid but have no usable name.
 #[derive(Debug)]
 struct NamedVerifier {
     inner: Arc<dyn ClientCertVerifier>,
+    judged: Judged,
     source: NameSource,
 }
 
@@ -242,7 +282,7 @@ impl ClientCertVerifier for NamedVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
-        ClientCertificate::read(end_entity, self.source)
+        ClientCertificate::read(end_entity, self.source, self.judged)
             .map_err(|reason| CertificateError::Other(OtherError(Arc::new(NoName(reason)))))?;
         Ok(verified)
     }
@@ -286,7 +326,7 @@ mod tests {
     }
 
     fn name(certificate: &CertificateDer<'_>, source: NameSource) -> Result<String, String> {
-        ClientCertificate::read(certificate, source).map(|read| read.name)
+        ClientCertificate::read(certificate, source, Judged::next()).map(|read| read.name)
     }
 
     #[test]
@@ -307,7 +347,7 @@ mod tests {
             (NameSource::SanEmail, "alice@example.com"),
             (NameSource::SanUri, "spiffe://example/alice"),
         ] {
-            let read = ClientCertificate::read(&certificate, source).unwrap();
+            let read = ClientCertificate::read(&certificate, source, Judged::next()).unwrap();
             assert_eq!((read.name.as_str(), read.common_name.as_deref()), (expected, Some("alice")), "{source:?}");
         }
     }

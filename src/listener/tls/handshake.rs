@@ -14,6 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, info};
 
+use super::client::Judged;
 use super::{Acceptor, ClientCertificate, Metered, NameSource};
 use crate::listener::{proxy_protocol, refusals};
 use crate::patience;
@@ -138,7 +139,7 @@ impl Acceptor {
 /// A failure comes with the socket when there is something to tell the peer.
 async fn shake_hands(
     socket: TcpStream,
-    config: Arc<ServerConfig>,
+    (config, judged): (Arc<ServerConfig>, Judged),
     name: Option<NameSource>,
 ) -> Result<Accepted, (Failure, Option<TcpStream>)> {
     let mut first = [0];
@@ -161,7 +162,7 @@ async fn shake_hands(
     match TlsAcceptor::from(config).accept(Metered::new(socket, bytes_max)).into_fallible().await {
         Ok(mut stream) => {
             stream.get_mut().0.release();
-            match certificate(&stream, name) {
+            match certificate(&stream, name, judged) {
                 Ok(certificate) => Ok(Accepted { stream, certificate }),
                 Err(reason) => Err((Failure { result: Handshake::BadClientCertificate, reason }, None)),
             }
@@ -215,9 +216,13 @@ fn bad_certificate(error: &CertificateError) -> String {
 }
 
 /// What the verified certificate of the peer says; the handshake has checked that it says it.
-fn certificate(stream: &TlsStream<Metered>, name: Option<NameSource>) -> Result<Option<ClientCertificate>, String> {
+fn certificate(
+    stream: &TlsStream<Metered>,
+    name: Option<NameSource>,
+    judged: Judged,
+) -> Result<Option<ClientCertificate>, String> {
     let shown: Option<&CertificateDer<'_>> = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    shown.zip(name).map(|(shown, name)| ClientCertificate::read(shown, name)).transpose()
+    shown.zip(name).map(|(shown, name)| ClientCertificate::read(shown, name, judged)).transpose()
 }
 
 fn version(version: Option<ProtocolVersion>) -> &'static str {

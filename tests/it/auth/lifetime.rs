@@ -148,3 +148,48 @@ async fn a_session_ends_with_its_certificate_whatever_else_it_showed() {
         assert!(start.elapsed() > Duration::from_secs(2), "{:?}", start.elapsed());
     }
 }
+
+#[tokio::test]
+async fn a_session_ends_when_its_certificate_is_withdrawn() {
+    let (authority, other, folder) = (Authority::new("clients"), Authority::new("others"), Scratch::new());
+    let both = folder.write("clients.pem", &(authority.pem().to_owned() + other.pem()));
+    let lists = |of_authority: (&[u64], (i32, i32))| {
+        authority.revocations(of_authority.0, of_authority.1) + &other.revocations(&[], (-1, 30))
+    };
+    let crl = folder.write("clients.crl.pem", &lists((&[], (-1, 30))));
+    let settings = format!(
+        "[[rules]]\nsend = [\"**\"]\nsubscribe = [\"**\"]\n[auth]\nsources = [\"certificate\"]\n\
+         service_login = \"guest\"\nservice_passcode = \"guest\"\n[tls]\nclient_auth = \"require\"\n\
+         client_ca_file = {:?}\nclient_crl_file = {:?}\n",
+        both.display().to_string(),
+        crl.display().to_string()
+    );
+    let relay = Relay::start_with(Rabbit::shared(), &settings);
+    let mut clients = Vec::new();
+    for own in [
+        authority.client("device-2", 2, Vec::new()),
+        authority.client("device-3", 3, Vec::new()),
+        other.client("device-4", 4, Vec::new()),
+    ] {
+        let mut client = Client::over(&relay.wss, showing(&relay, &own).await).await;
+        client.send("CONNECT\naccept-version:1.2\nhost:/\n\n").await;
+        client.expect("CONNECTED").await;
+        client.subscribe("id:1\ndestination:/topic/auth.withdrawn").await;
+        clients.push(client);
+    }
+    let mut other_authoritys = clients.pop().unwrap();
+    let mut good = clients.pop().unwrap();
+    let mut revoked = clients.pop().unwrap();
+
+    folder.write("clients.crl.pem", &lists((&[2], (-1, 30))));
+    let error = revoked.error("Certificate withdrawn").await;
+    assert_eq!(error.header("error-code"), Some("auth.certificate_withdrawn"));
+    assert_eq!(revoked.closed().await.0, 4001);
+
+    // A list that is out of date says nothing of a certificate; an authority that is gone does.
+    folder.write("clients.crl.pem", &lists((&[2], (-10, -1))));
+    folder.write("clients.pem", authority.pem());
+    other_authoritys.error("Certificate withdrawn").await;
+    assert_eq!(other_authoritys.closed().await.0, 4001);
+    good.subscribe("id:2\ndestination:/topic/auth.withdrawn").await;
+}
