@@ -474,9 +474,9 @@ impl Connection {
         self.input(now, Input::Unreadable { close, reason: error.to_string() })
     }
 
-    fn keep(&mut self, bytes: Bytes) {
+    fn keep(&mut self, bytes: BytesMut) {
         if self.buffer.is_empty() {
-            self.buffer = bytes.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+            self.buffer = bytes;
         } else {
             self.buffer.extend_from_slice(&bytes);
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 
 /// Something the peer did.
 #[derive(Clone, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub enum Incoming {
     /// The peer closed: its code, or None if it gave none or just went away. Nothing comes after it.
     Closed { code: Option<u16> },
     /// What messages brought, text or binary, as far as it has come: a part of one, or several. In an allocation of its own.
-    Data(Bytes),
+    Data(BytesMut),
     /// A pong: the peer lives, and most likely answers the last ping.
     Pong,
 }
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn debug_output_shows_no_contents() {
-        let event = Event::Incoming(Incoming::Data(Bytes::from_static(b"passcode:hunter2")));
+        let event = Event::Incoming(Incoming::Data(BytesMut::from("passcode:hunter2")));
         assert_eq!(format!("{event:?}"), "Incoming(Data(16 bytes))");
     }
 }

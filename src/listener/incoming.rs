@@ -21,6 +21,10 @@ const HEAD_BYTES_MAX: usize = 14;
 /// Longest payload of a control frame (RFC 6455 section 5.5).
 const CONTROL_BYTES_MAX: u64 = 125;
 
+/// A frame whose rest is at most this part of what has come gets room for all of it at once. So a frame that is a little larger
+/// than a TLS record is copied once, and what is announced and never comes takes little.
+const ANNOUNCED_SHARE: usize = 4;
+
 /// A control frame, complete.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ControlFrame {
@@ -51,6 +55,14 @@ struct Frame {
     mask: [u8; 4],
     /// Payload bytes that were read.
     read: usize,
+}
+
+impl Frame {
+    /// Bytes that are still to come, if they are few beside those that have come.
+    fn announced(&self) -> usize {
+        let few = (self.read / ANNOUNCED_SHARE) as u64;
+        usize::try_from(self.left).ok().filter(|_| self.left <= few).unwrap_or(0)
+    }
 }
 
 /// How far the frames of one client have been read.
@@ -85,14 +97,14 @@ impl FrameReader {
         self.message_bytes_max = bytes;
     }
 
-    /// Reads from the front of `input`, which it unmasks in place, up to the end of the first control frame or of the input.
-    /// What belongs to messages is appended to `data`. Answers with how many bytes it read.
+    /// Reads from the front of `input` up to the end of the first control frame or of the input. What belongs to messages is
+    /// appended to `data`. Answers with how many bytes it read.
     ///
     /// # Errors
     /// The stream cannot be read further. What was appended before is good.
     pub(super) fn read(
         &mut self,
-        input: &mut [u8],
+        input: &[u8],
         data: &mut BytesMut,
     ) -> Result<(usize, Option<ControlFrame>), ReceiveError> {
         let mut at = 0;
@@ -104,20 +116,32 @@ impl FrameReader {
             }
             let Some(frame) = &mut self.frame else { continue };
             let run = usize::try_from(frame.left).unwrap_or(usize::MAX).min(input.len() - at);
-            let payload = &mut input[at..at + run];
-            unmask(payload, frame.mask, frame.read);
+            let payload = &input[at..at + run];
+            let (mask, place) = (frame.mask, frame.read);
             at += run;
             frame.read = frame.read.wrapping_add(run);
             frame.left -= run as u64;
             let (content, ends) = (frame.content, frame.left == 0);
             let is_end = ends && frame.is_final;
             match content {
-                Content::Control(_) => self.control.extend_from_slice(payload),
+                Content::Control(_) => {
+                    let before = self.control.len();
+                    self.control.extend_from_slice(payload);
+                    unmask(&mut self.control[before..], mask, place);
+                }
                 Content::Message(kind) => {
-                    if kind == Kind::Text {
-                        self.text.check(payload, is_end)?;
+                    let before = data.len();
+                    if before == 0 {
+                        data.reserve(run + frame.announced().max(input.len() - at));
                     }
                     data.extend_from_slice(payload);
+                    unmask(&mut data[before..], mask, place);
+                    if kind == Kind::Text
+                        && let Err(error) = self.text.check(&data[before..], is_end)
+                    {
+                        data.truncate(before);
+                        return Err(error);
+                    }
                 }
             }
             if !ends {
@@ -275,10 +299,10 @@ mod tests {
         while !rest.is_empty() {
             let run = pieces[turn % pieces.len()].min(rest.len());
             turn += 1;
-            let mut piece: Vec<u8> = rest.drain(..run).collect();
+            let piece: Vec<u8> = rest.drain(..run).collect();
             let mut at = 0;
             while at < piece.len() {
-                match reader.read(&mut piece[at..], &mut data) {
+                match reader.read(&piece[at..], &mut data) {
                     Ok((taken, control)) => {
                         at += taken;
                         controls.extend(control);
@@ -333,10 +357,27 @@ mod tests {
     fn nothing_of_a_message_is_kept() {
         let mut reader = FrameReader::new(1 << 20);
         let mut data = BytesMut::new();
-        let mut input = frame(2, [0; 4], &[7; 60_000]);
-        assert_eq!(reader.read(&mut input, &mut data), Ok((60_008, None)));
+        let input = frame(2, [0; 4], &[7; 60_000]);
+        assert_eq!(reader.read(&input, &mut data), Ok((60_008, None)));
         assert_eq!(data.len(), 60_000);
         assert_eq!(reader.control.capacity(), 0);
+    }
+
+    #[test]
+    fn a_short_rest_finds_room_and_a_long_one_gets_none() {
+        let first = 16_384;
+        for (whole, finds_room) in [(16_500, true), (60_000, false)] {
+            let mut reader = FrameReader::new(1 << 20);
+            let mut data = BytesMut::new();
+            let input = frame(2, [1, 2, 3, 4], &vec![7; whole]);
+            assert_eq!(reader.read(&input[..first], &mut data), Ok((first, None)));
+            let most = if finds_room { whole } else { first };
+            assert!(data.capacity() <= most, "{} bytes for {}", data.capacity(), data.len());
+            let place = data.as_ptr();
+            assert_eq!(reader.read(&input[first..], &mut data), Ok((input.len() - first, None)));
+            assert_eq!(data, vec![7; whole]);
+            assert!(!finds_room || data.as_ptr() == place, "what came first was copied again");
+        }
     }
 
     #[test]

@@ -2,16 +2,25 @@
 //!
 //! Deliberately not a trait object: each byte of each client passes here.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use rustls::pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::tls::Metered;
+
+/// Bytes read from the socket at once.
+const READ_BYTES: usize = 16 * 1024;
+
+thread_local! {
+    /// What is read in the clear from any client's socket passes here within one call, so that no client has a buffer of its own.
+    static ARRIVING: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+}
 
 /// One client's byte stream.
 pub(super) enum Stream {
@@ -29,6 +38,25 @@ impl Stream {
             Stream::Tls(stream) => stream.get_ref().1.peer_certificates().unwrap_or_default(),
             _ => &[],
         }
+    }
+
+    /// Reads once and shows what has come, at most [`READ_BYTES`] or a TLS record, to `take`, which takes all of it. Answers with
+    /// how many bytes that were: none at the end of the stream.
+    pub(super) fn poll_take(&mut self, cx: &mut Context<'_>, take: impl FnOnce(&[u8])) -> Poll<io::Result<usize>> {
+        if let Stream::Tls(stream) = self {
+            // Where TLS has decrypted it.
+            let bytes = ready!(Pin::new(&mut **stream).poll_fill_buf(cx))?;
+            let count = bytes.len();
+            take(bytes);
+            Pin::new(&mut **stream).consume(count);
+            return Poll::Ready(Ok(count));
+        }
+        ARRIVING.with_borrow_mut(|arriving| {
+            let mut buffer = ReadBuf::new(arriving);
+            ready!(Pin::new(self).poll_read(cx, &mut buffer))?;
+            take(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
     }
 }
 

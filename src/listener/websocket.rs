@@ -5,17 +5,16 @@
 //! must not be kept here beside what its reader keeps. Knows nothing of STOMP: one queued frame is one message, and messages
 //! come as they arrive, in pieces or several at once.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use rustls::pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::coop;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -27,14 +26,6 @@ use super::incoming::{ControlFrame, FrameReader};
 use super::outgoing::{Messages, Outgoing};
 use super::stream::Stream;
 use crate::patience;
-
-/// Bytes read from the socket at once.
-const READ_BYTES: usize = 16 * 1024;
-
-thread_local! {
-    /// What is read from any client's socket passes here within one call, so that no client has a buffer of its own.
-    static ARRIVING: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
-}
 
 /// Longest reason of a close frame: a control frame's 125 bytes less the code (RFC 6455 section 5.5).
 const CLOSE_REASON_MAX: usize = 123;
@@ -173,7 +164,7 @@ impl WebSocket {
 
     /// What is kept for this WebSocket beside its own few KiB.
     pub fn retained_bytes(&self) -> usize {
-        self.outgoing.retained_bytes() + self.arrived.data.len() + self.read_ahead.capacity()
+        self.outgoing.retained_bytes() + self.arrived.data.capacity() + self.read_ahead.capacity()
     }
 
     /// Forgets the queued messages that were not begun.
@@ -339,8 +330,7 @@ impl WebSocket {
             if let Some(result) = self.arrived.next() {
                 return Poll::Ready(self.told(result));
             }
-            let read = ARRIVING.with_borrow_mut(|arriving| self.poll_read(cx, arriving));
-            match std::task::ready!(read) {
+            match ready!(self.poll_read(cx)) {
                 Ok(()) => {}
                 Err(error) => return Poll::Ready(self.read_failure(&error)),
             }
@@ -348,67 +338,19 @@ impl WebSocket {
     }
 
     /// Reads once, and takes note of all that has come.
-    fn poll_read(&mut self, cx: &mut Context<'_>, arriving: &mut [u8]) -> Poll<io::Result<()>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let WebSocket { arrived, close_sent, frames, outgoing, .. } = self;
+        let mut taking = Taking { arrived, close_sent, frames, outgoing };
         if !self.read_ahead.is_empty() {
-            let mut bytes = std::mem::take(&mut self.read_ahead);
-            self.take(&mut bytes);
+            taking.take(&std::mem::take(&mut self.read_ahead));
             return Poll::Ready(Ok(()));
         }
-        let mut buffer = ReadBuf::new(arriving);
-        std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
-        let bytes = buffer.filled_mut();
-        if bytes.is_empty() {
+        let read = ready!(self.stream.poll_take(cx, |bytes| taking.take(bytes)))?;
+        if read == 0 {
             self.arrived.end = Some(Ok(None));
-            return Poll::Ready(Ok(()));
         }
-        self.read += bytes.len() as u64;
-        self.take(bytes);
+        self.read += read as u64;
         Poll::Ready(Ok(()))
-    }
-
-    fn take(&mut self, mut bytes: &mut [u8]) {
-        self.arrived.something = true;
-        let mut data = BytesMut::new();
-        while !bytes.is_empty() && self.arrived.end.is_none() {
-            match self.frames.read(bytes, &mut data) {
-                Ok((taken, control)) => {
-                    bytes = &mut bytes[taken..];
-                    match control {
-                        None => {}
-                        Some(ControlFrame::Close(payload)) => self.arrived.end = Some(self.take_close(&payload)),
-                        Some(ControlFrame::Ping(payload)) if !self.close_sent => {
-                            self.outgoing.push_control(Frame::pong(payload));
-                        }
-                        Some(ControlFrame::Ping(_)) => {}
-                        Some(ControlFrame::Pong) => self.arrived.pong = true,
-                    }
-                }
-                Err(error) => self.arrived.end = Some(Err(error)),
-            }
-        }
-        self.arrived.data = data.freeze();
-    }
-
-    /// The peer's goodbye, which is answered in kind (RFC 6455 section 5.5.1), and its code.
-    fn take_close(&mut self, payload: &[u8]) -> Result<Option<u16>, ReceiveError> {
-        let frame = match payload {
-            [] => None,
-            [_] => return Err(ReceiveError::Protocol(ProtocolError::InvalidCloseSequence.to_string())),
-            [high, low, reason @ ..] => {
-                let code = CloseCode::from(u16::from_be_bytes([*high, *low]));
-                let reason = std::str::from_utf8(reason).map_err(|_| ReceiveError::NotUtf8)?;
-                Some(match code.is_allowed() {
-                    true => CloseFrame { code, reason: reason.into() },
-                    false => CloseFrame { code: CloseCode::Protocol, reason: "Protocol violation".into() },
-                })
-            }
-        };
-        let code = frame.as_ref().map(|frame| frame.code.into());
-        self.outgoing.drop_messages();
-        if !std::mem::replace(&mut self.close_sent, true) {
-            self.outgoing.push_control(Frame::close(frame));
-        }
-        Ok(code)
     }
 
     /// Follows what is told to the driver.
@@ -437,10 +379,64 @@ impl WebSocket {
     }
 }
 
+/// What reading changes of a WebSocket, while its stream shows what has come.
+struct Taking<'a> {
+    arrived: &'a mut Arrived,
+    close_sent: &'a mut bool,
+    frames: &'a mut FrameReader,
+    outgoing: &'a mut Outgoing,
+}
+
+impl Taking<'_> {
+    /// Takes note of all that has come; nothing is the end of the stream, of which this says nothing.
+    fn take(&mut self, mut bytes: &[u8]) {
+        self.arrived.something = !bytes.is_empty();
+        while !bytes.is_empty() && self.arrived.end.is_none() {
+            match self.frames.read(bytes, &mut self.arrived.data) {
+                Ok((taken, control)) => {
+                    bytes = &bytes[taken..];
+                    match control {
+                        None => {}
+                        Some(ControlFrame::Close(payload)) => self.arrived.end = Some(self.take_close(&payload)),
+                        Some(ControlFrame::Ping(payload)) if !*self.close_sent => {
+                            self.outgoing.push_control(Frame::pong(payload));
+                        }
+                        Some(ControlFrame::Ping(_)) => {}
+                        Some(ControlFrame::Pong) => self.arrived.pong = true,
+                    }
+                }
+                Err(error) => self.arrived.end = Some(Err(error)),
+            }
+        }
+    }
+
+    /// The peer's goodbye, which is answered in kind (RFC 6455 section 5.5.1), and its code.
+    fn take_close(&mut self, payload: &[u8]) -> Result<Option<u16>, ReceiveError> {
+        let frame = match payload {
+            [] => None,
+            [_] => return Err(ReceiveError::Protocol(ProtocolError::InvalidCloseSequence.to_string())),
+            [high, low, reason @ ..] => {
+                let code = CloseCode::from(u16::from_be_bytes([*high, *low]));
+                let reason = std::str::from_utf8(reason).map_err(|_| ReceiveError::NotUtf8)?;
+                Some(match code.is_allowed() {
+                    true => CloseFrame { code, reason: reason.into() },
+                    false => CloseFrame { code: CloseCode::Protocol, reason: "Protocol violation".into() },
+                })
+            }
+        };
+        let code = frame.as_ref().map(|frame| frame.code.into());
+        self.outgoing.drop_messages();
+        if !std::mem::replace(self.close_sent, true) {
+            self.outgoing.push_control(Frame::close(frame));
+        }
+        Ok(code)
+    }
+}
+
 /// What one read from the socket brought and the driver has not been told.
 #[derive(Default)]
 struct Arrived {
-    data: Bytes,
+    data: BytesMut,
     /// The peer's goodbye or the end of the stream, with the code; or why nothing more can be read.
     end: Option<Result<Option<u16>, ReceiveError>>,
     pong: bool,

@@ -1,4 +1,5 @@
-//! Bytes to frames, as they arrive. Owns what has been read of the frame under way; the caller keeps the beginning of a line.
+//! Bytes to frames, as they arrive. Owns what has been read of the frame under way; the caller keeps the beginning of a line or
+//! of a body.
 //!
 //! Does not judge whether a frame makes sense, and does not read or wait: it is given what has arrived.
 
@@ -24,7 +25,7 @@ pub enum Item {
 /// Deviations from STOMP 1.2, all of RabbitMQ's plugin: escapes as [`Escapes`] says; `content-length` counts for SEND
 /// only, and one that is not a number counts as absent; NULs between frames are skipped; any frame may have a body.
 pub struct Decoder {
-    /// What has come of the body. Apart from the input, so that a body never keeps more alive than itself, nor does the input.
+    /// What has come of a large body. Apart from the input, so that a body never keeps more alive than itself, nor does the input.
     body: Vec<u8>,
     limits: Limits,
     escapes: Escapes,
@@ -41,10 +42,10 @@ pub struct Decoder {
     scanned: usize,
 }
 
-/// Room for a body whose first bytes come alone, unless it is known to be shorter.
-const BODY_FIRST: usize = 512;
+/// The beginning of a body stays in the input below this: most bodies are complete by then, and are copied once.
+const BODY_IN_INPUT_MAX: usize = 32 * 1024;
 
-/// A body that grows gets this part of itself as room.
+/// A larger one gets this part of itself as room.
 const BODY_GROWTH: usize = 4;
 
 enum Stage {
@@ -98,8 +99,9 @@ impl Decoder {
 
     /// Takes the next item from the beginning of `input`. `None`: needs more bytes behind those that are left there.
     ///
-    /// Between two calls `input` may only grow at its end. After `None` at most one line is left there. One call reads at most
-    /// one frame, so its headers' limits bound the work beside the copy of the body. A body has an allocation of its own size.
+    /// Between two calls `input` may only grow at its end. After `None` at most one line is left there, or less than 32 KiB of a
+    /// body. One call reads at most one frame, so its headers' limits bound the work beside the copy of the body. A body has an
+    /// allocation of its own size.
     ///
     /// # Errors
     /// The first error is final: every later call returns it again.
@@ -265,10 +267,12 @@ impl Decoder {
     fn read_body(&mut self, input: &mut BytesMut) -> Result<Step, DecodeError> {
         let left = self.frame_bytes_left();
         let window = input.len().min(left);
-        match memchr(b'\0', &input[..window]) {
-            Some(offset) => Ok(self.finish(offset, input)),
+        let scanned = self.scanned.min(window);
+        match memchr(b'\0', &input[scanned..window]) {
+            Some(offset) => Ok(self.finish(scanned + offset, input)),
             None if window == left => Err(self.frame_too_large()),
             None => {
+                self.scanned = window;
                 self.keep_body(left, input);
                 Ok(Step::NeedsMore)
             }
@@ -288,17 +292,20 @@ impl Decoder {
         }
     }
 
-    /// Takes all of the input, the beginning or middle of a body of which `left` bytes are to come at most.
+    /// Takes all of the input, the beginning or middle of a body of which `left` bytes are to come at most, unless it is a short
+    /// beginning.
     fn keep_body(&mut self, left: usize, input: &mut BytesMut) {
         let bytes = input.len();
+        if self.body.is_empty() && bytes < BODY_IN_INPUT_MAX {
+            return;
+        }
         if self.body.capacity() - self.body.len() < bytes {
-            // Not doubled: what has not come yet takes little, and large blocks grow without being copied.
-            let room = (self.body.len() / BODY_GROWTH).max(BODY_FIRST);
-            self.body.reserve_exact(room.max(bytes).min(left));
+            // Not doubled: what has not come yet takes little.
+            let room = bytes + (self.body.len() + bytes) / BODY_GROWTH;
+            self.body.reserve_exact(room.min(left));
         }
         self.body.extend_from_slice(input);
-        self.frame_bytes += bytes;
-        input.advance(bytes);
+        self.consume(bytes, input);
     }
 
     /// Takes the last `bytes` of the body and the NUL behind it.

@@ -322,8 +322,8 @@ mod bodies {
             for come in (10_000..=3_000_000).step_by(10_000) {
                 input.extend_from_slice(&[b'b'; 10_000]);
                 assert_eq!(decoder.decode(&mut input), Ok(None));
-                assert!(input.is_empty(), "the body has left the input");
-                let held = decoder.retained_bytes();
+                assert_eq!(input.is_empty(), come >= 40_000, "only a short body stays in the input");
+                let held = decoder.retained_bytes() + input.len();
                 assert!((come..=come + come / 4 + 16_384).contains(&held), "{held} bytes for {come}");
             }
             input.extend_from_slice(b"\0");

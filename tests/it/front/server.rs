@@ -124,7 +124,7 @@ impl Gate for Open {
 pub async fn echo(mut websocket: WebSocket) {
     loop {
         match within("echo", websocket.drive(Read::Yes, Write::Yes)).await.unwrap() {
-            Event::Incoming(Incoming::Data(bytes)) => websocket.queue(bytes),
+            Event::Incoming(Incoming::Data(bytes)) => websocket.queue(bytes.freeze()),
             Event::Incoming(Incoming::Closed { .. }) => break,
             Event::Incoming(Incoming::Activity | Incoming::Pong) | Event::Flushed => {}
         }
