@@ -39,6 +39,7 @@ use crate::listener::tls::{Acceptor, Judged};
 use crate::listener::{DriveError, Event, Incoming, Opened, Read, ReceiveError, WebSocket, Write};
 use crate::login::{Applicant, Application, Logins, TokenRenewal};
 use crate::metrics::{Direction, Metrics, Peer, close_reason};
+use crate::patience;
 use crate::session::admission::Limit;
 use crate::session::config::SessionConfig;
 use crate::session::event::BrokerEvent;
@@ -566,7 +567,7 @@ impl Connection {
                             let (asked, who) = (now.into(), self.applicant());
                             let application = Application { asked, evidence, virtual_host, who };
                             self.login = Some(Box::pin(async move {
-                                tokio::time::sleep_until(turn.into()).await;
+                                patience::turn(turn).await;
                                 logins.log_in(application).await
                             }));
                         }

@@ -23,6 +23,14 @@ pub fn second_look(deadline: Instant, now: Instant) -> Option<Instant> {
     (now >= deadline + LATE).then(|| now + SECOND_LOOK)
 }
 
+/// Waits for a turn that may have come already: then not at all, where a timer would take until its clock's next tick, a
+/// millisecond or two, and wake a thread for it.
+pub async fn turn(at: std::time::Instant) {
+    if at > std::time::Instant::now() {
+        tokio::time::sleep_until(at.into()).await;
+    }
+}
+
 /// As tokio's, with a second look.
 ///
 /// # Errors
@@ -110,6 +118,16 @@ mod tests {
     /// Of something that the relay should have looked at a while ago.
     fn missed() -> Instant {
         Instant::now() - 4 * LATE
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_has_come_is_not_waited_for() {
+        use futures_util::FutureExt;
+        let now = std::time::Instant::now();
+        assert_eq!(turn(now).now_or_never(), Some(()));
+        let later = now + Duration::from_millis(20);
+        turn(later).await;
+        assert!(std::time::Instant::now() >= later);
     }
 
     #[tokio::test]

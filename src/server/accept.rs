@@ -18,6 +18,7 @@ use crate::descriptors;
 use crate::listener::tcp::{self, AcceptFailure};
 use crate::listener::{Admission, Gate, Opened, Route, Source, Upgrade, WebSocket, serve_connection};
 use crate::metrics::Metrics;
+use crate::patience;
 use crate::session::admission::Limit;
 
 /// Time of one that is here only to be told that it is not let in.
@@ -125,7 +126,7 @@ impl Gate for Counted {
         }
         match self.place.take_address(source.client(), Instant::now()) {
             Ok(turn) => {
-                tokio::time::sleep_until(turn.into()).await;
+                patience::turn(turn).await;
                 Admission::GoOn
             }
             Err(limit) => {
