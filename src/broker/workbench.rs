@@ -119,10 +119,12 @@ impl Workbench {
         }
     }
 
-    /// On an old channel RabbitMQ may permit what it would not any more.
+    /// On an old channel RabbitMQ may permit what it would not any more. Whoever waits for an answer does not wait for its end.
     async fn fresh_channel(&mut self) -> Result<(lapin::Channel, Instant), Failure> {
-        if self.channel.as_ref().is_some_and(|(_, since)| since.elapsed() > PERMISSION_AGE_MAX) {
-            self.clear().await;
+        let old = self.channel.take_if(|(_, since)| since.elapsed() > PERMISSION_AGE_MAX);
+        if let Some((old, _)) = old {
+            let link = self.link.clone();
+            tokio::spawn(async move { barrier_close(&old, &link).await });
         }
         self.channel().await
     }
