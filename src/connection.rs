@@ -650,3 +650,14 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The allocator's next size is 5 KiB, and each client has one.
+    #[test]
+    fn a_connection_takes_4_kib_at_most() {
+        assert!(size_of::<Connection>() <= 4096, "{}", size_of::<Connection>());
+    }
+}

@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::rt::Sleep as HyperSleep;
-use tokio::time::error::Elapsed;
+use pin_project_lite::pin_project;
+use tokio::task::coop;
 use tokio::time::{Instant, Sleep};
 
 /// A deadline that is met so much too late was missed by the relay, not by whom it waited for.
@@ -32,28 +33,46 @@ pub async fn turn(at: std::time::Instant) {
 }
 
 /// As tokio's, with a second look.
-///
-/// # Errors
-/// It was not done in time, and everything that had come was looked at.
-pub async fn timeout<F: Future>(limit: Duration, work: F) -> Result<F::Output, Elapsed> {
-    timeout_at(Instant::now() + limit, work).await
+pub fn timeout<F: Future>(limit: Duration, work: F) -> Timed<F> {
+    timeout_at(Instant::now() + limit, work)
 }
 
 /// As tokio's, with a second look.
-///
-/// # Errors
-/// As [`timeout`].
-pub async fn timeout_at<F: Future>(mut deadline: Instant, work: F) -> Result<F::Output, Elapsed> {
-    let mut work = pin!(work);
-    loop {
-        let elapsed = match tokio::time::timeout_at(deadline, work.as_mut()).await {
-            Ok(output) => return Ok(output),
-            Err(elapsed) => elapsed,
-        };
-        match second_look(deadline, Instant::now()) {
-            Some(until) => deadline = until,
-            None => return Err(elapsed),
+pub fn timeout_at<F: Future>(deadline: Instant, work: F) -> Timed<F> {
+    Timed { work, sleep: tokio::time::sleep_until(deadline) }
+}
+
+/// It was not done in time, and everything that had come was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elapsed;
+
+pin_project! {
+    /// Work with a deadline. Not an async function: its argument would take its room twice.
+    #[must_use = "futures do nothing unless they are awaited"]
+    pub struct Timed<F> {
+        #[pin]
+        work: F,
+        #[pin]
+        sleep: Sleep,
+    }
+}
+
+impl<F: Future> Future for Timed<F> {
+    type Output = Result<F::Output, Elapsed>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut timed = self.project();
+        if let Poll::Ready(output) = timed.work.poll(cx) {
+            return Poll::Ready(Ok(output));
         }
+        // Work that uses up its task's budget at every turn would hide its deadline.
+        while pin!(coop::unconstrained(timed.sleep.as_mut())).poll(cx).is_ready() {
+            match second_look(timed.sleep.deadline(), Instant::now()) {
+                Some(until) => timed.sleep.as_mut().reset(until),
+                None => return Poll::Ready(Err(Elapsed)),
+            }
+        }
+        Poll::Pending
     }
 }
 
@@ -128,6 +147,17 @@ mod tests {
         let later = now + Duration::from_millis(20);
         turn(later).await;
         assert!(std::time::Instant::now() >= later);
+    }
+
+    #[tokio::test]
+    async fn a_deadline_takes_room_for_its_timer_only() {
+        let work = async {
+            let large = [0_u8; 4096];
+            pending::<()>().await;
+            large
+        };
+        let room = size_of_val(&work);
+        assert!(size_of_val(&timeout(Duration::ZERO, work)) <= room + 256);
     }
 
     #[tokio::test]

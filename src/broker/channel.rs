@@ -58,8 +58,8 @@ enum Phase {
 enum Standing {
     Up,
     /// What it leaves to the next one.
-    Lost(Past),
-    Restoring(Past, BoxFuture<'static, Result<Restored, LoginFailure>>),
+    Lost(Box<Past>),
+    Restoring(Box<Past>, BoxFuture<'static, Result<Restored, LoginFailure>>),
 }
 
 impl Standing {
@@ -125,11 +125,11 @@ impl Channel {
         let entry = self.consume.entry();
         let past = match std::mem::replace(self.standing(side), Standing::Up) {
             Standing::Lost(past) | Standing::Restoring(past, _) => past,
-            Standing::Up => self.give_up(side),
+            Standing::Up => Box::new(self.give_up(side)),
         };
         *self.standing(side) = match side {
-            Side::Consume => Standing::Restoring(past.clone(), Box::pin(entry.restore_consuming(attempt, past))),
-            Side::Publish => Standing::Restoring(past.clone(), Box::pin(entry.restore_publishing(attempt, past))),
+            Side::Consume => Standing::Restoring(past.clone(), Box::pin(entry.restore_consuming(attempt, *past))),
+            Side::Publish => Standing::Restoring(past.clone(), Box::pin(entry.restore_publishing(attempt, *past))),
         };
     }
 
@@ -347,7 +347,7 @@ impl Channel {
         let queues = self.consume.queues();
         let past = self.give_up(side);
         let alone = past.link.clone().filter(|link| link.seclusion.is_for_one());
-        *self.standing(side) = Standing::Lost(past);
+        *self.standing(side) = Standing::Lost(Box::new(past));
         match alone {
             Some(link) if matches!(ending.0, Failure::LinkLost { .. }) => {
                 let entry = self.consume.entry();

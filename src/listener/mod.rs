@@ -133,16 +133,15 @@ pub async fn serve_connection<G, F, Fut>(
     Fut: Future<Output = ()> + Send,
 {
     let Ok(local) = tcp::prepare(&socket).and_then(|()| socket.local_addr()) else { return };
+    // What is done once and needs much room has it apart: a task keeps the room of its largest part as long as it lives.
     let entered = tokio::select! {
-        entered = enter(socket, peer, &config, &*gate) => entered,
+        entered = Box::pin(enter(socket, peer, &config, &*gate)) => entered,
         () = stopped(&stop) => None,
         () = patience::Timer::until(gate.deadline().into()) => None,
     };
     let Some((stream, source, certificate)) = entered else { return };
-    let Some(http::Upgraded { stream, read_ahead, details }) = http::serve(stream, &config, &stop, source, &gate).await
-    else {
-        return;
-    };
+    let served = Box::pin(http::serve(stream, &config, &stop, source, &gate)).await;
+    let Some(http::Upgraded { stream, read_ahead, details }) = served else { return };
     let http::Details { subprotocol, origin, presented, source, user_agent } = details;
     let security = Security::of(&config);
     let opened = Opened { peer, source, local, security, certificate, subprotocol, origin, presented, user_agent };

@@ -83,7 +83,7 @@ impl Session {
         let departure = match &self.state {
             State::Leaving { departure, .. } => Some(departure),
             State::Suspended { leaving, .. } => leaving.as_ref(),
-            _ => self.departure.as_ref(),
+            _ => self.departure.as_deref(),
         };
         let waiting = self.actions.iter().filter_map(|action| match action {
             Action::Publish(send) => send.receipt.as_deref(),

@@ -145,7 +145,7 @@ impl Session {
     fn lose_side(&mut self, side: Side, failure: &Failure) {
         let (version, departure, suspended) = match std::mem::replace(&mut self.state, State::Ended) {
             // It may have been on its way back to leaving.
-            State::Open { version } => (version, self.departure.take(), false),
+            State::Open { version } => (version, self.departure.take().map(|departure| *departure), false),
             // All SENDs are answered: what else was under way ends with the lease as well, or is in doubt.
             State::Leaving { departure, .. } if side == Side::Consume && !self.has_pending_consumer_work() => {
                 self.state = State::Leaving { departure, flushing: false };
@@ -162,7 +162,7 @@ impl Session {
             self.state = State::Suspended { leaving: departure, version };
         } else {
             self.state = State::Open { version };
-            self.departure = departure;
+            self.departure = departure.map(Box::new);
         }
         if !self.outages.are_on() {
             self.stats.suspensions += 1;
@@ -240,7 +240,7 @@ impl Session {
             State::Suspended { leaving, version } => {
                 self.state = State::Open { version };
                 self.era = FlagEra::of(&info.version);
-                self.departure = leaving.map(|departure| self.postponed(departure));
+                self.departure = leaving.map(|departure| Box::new(self.postponed(departure)));
                 self.resume_subscriptions();
             }
             other => self.state = other,
@@ -302,7 +302,7 @@ impl Session {
     pub(super) fn departure_receipt(&self) -> Option<&str> {
         let departure = match &self.state {
             State::Leaving { departure, .. } | State::Suspended { leaving: Some(departure), .. } => Some(departure),
-            _ => self.departure.as_ref(),
+            _ => self.departure.as_deref(),
         };
         departure.and_then(|departure| departure.receipt.as_deref())
     }

@@ -51,7 +51,7 @@ impl Session {
 
     /// Reads no more, and leaves when everything before is done.
     pub(super) fn depart(&mut self, close: Close, receipt: Option<String>) {
-        self.departure = Some(self.departure(close, receipt));
+        self.departure = Some(Box::new(self.departure(close, receipt)));
     }
 
     pub(super) fn set_departure_deadline(&mut self, deadline: Instant) {
@@ -69,7 +69,7 @@ impl Session {
     pub(super) fn departure_deadline(&self) -> Option<Instant> {
         let departure = match &self.state {
             State::Leaving { departure, .. } => Some(departure),
-            State::Open { .. } if !self.outages.are_on() => self.departure.as_ref(),
+            State::Open { .. } if !self.outages.are_on() => self.departure.as_deref(),
             _ => None,
         };
         let drained = self.drained.as_ref().map(|drained| drained.until);
@@ -82,7 +82,7 @@ impl Session {
         if !ready || !matches!(self.state, State::Open { .. }) {
             return;
         }
-        let Some(departure) = self.departure.take() else { return };
+        let Some(departure) = self.departure.take().map(|departure| *departure) else { return };
         let flushing = !self.unflushed.is_empty();
         self.state = State::Leaving { departure, flushing };
         self.delete_surviving_queues();
@@ -139,7 +139,7 @@ impl Session {
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Leaving { departure, .. } => Some(departure),
             State::Suspended { leaving, .. } => leaving,
-            _ => self.departure.take(),
+            _ => self.departure.take().map(|departure| *departure),
         }
     }
 

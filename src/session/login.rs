@@ -90,7 +90,7 @@ impl Session {
             return Ok(token);
         }
         let has_login = frame.header("login").is_some() || frame.header("passcode").is_some();
-        let presented = self.presented.as_ref().filter(|presented| self.accepts(presented.source));
+        let presented = self.presented.as_deref().filter(|presented| self.accepts(presented.source));
         match presented {
             Some(presented) if !has_login || !self.accepts(Source::Password) => Ok(presented.clone()),
             _ if self.accepts(Source::Password) => self.credentials(frame),

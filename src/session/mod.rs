@@ -109,7 +109,7 @@ pub struct Session {
     /// How long the SEND waited that was confirmed last.
     confirm_time: Option<Duration>,
     /// A session that was leaving when it lost its lease goes on leaving when it has another.
-    departure: Option<Departure>,
+    departure: Option<Box<Departure>>,
     doubts: Doubts,
     /// The relay is being stopped.
     drained: Option<Drained>,
@@ -126,7 +126,7 @@ pub struct Session {
     outages: Outages,
     outputs: VecDeque<Output>,
     /// What the client showed before it spoke STOMP.
-    presented: Option<Evidence>,
+    presented: Option<Box<Evidence>>,
     publishable: Publishable,
     publishing: Publishing,
     queue_names: (u64, [u8; 16]),
@@ -189,7 +189,7 @@ impl Session {
 
     /// What the client showed in the TLS handshake or in its HTTP request counts when its CONNECT shows nothing.
     pub fn with_presented(self, presented: Option<Evidence>) -> Session {
-        Session { presented, ..self }
+        Session { presented: presented.map(Box::new), ..self }
     }
 
     /// It has to be logged in by then, if that is earlier than `login_timeout` says.
