@@ -85,16 +85,16 @@ async fn opened(url: &str, bytes: &[u8]) -> Held {
 
 /// A session that has sent these WebSocket frames.
 async fn logged_in(url: &str, bytes: &[u8]) -> Held {
-    let mut socket = session(url, "").await;
+    let mut socket = session(url, "guest", "").await;
     within("send", socket.write_all(bytes)).await.expect("it is read");
     Box::new(socket)
 }
 
-/// A session with further headers in its CONNECT.
-async fn session(url: &str, headers: &str) -> TcpStream {
+/// A session of a user whose passcode is its name, with further headers in its CONNECT.
+async fn session(url: &str, user: &str, headers: &str) -> TcpStream {
     let mut socket = connect(url).await;
     let request = upgrade("/ws", "Sec-WebSocket-Protocol: v12.stomp\r\n");
-    let connect = format!("CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n{headers}\n\0");
+    let connect = format!("CONNECT\naccept-version:1.2\nhost:/\nlogin:{user}\npasscode:{user}\n{headers}\n\0");
     let connect = frame(FIN | BINARY, connect.as_bytes());
     socket.write_all(&[request.as_bytes(), &connect].concat()).await.expect("the relay listens");
     let mut answer = Vec::new();
@@ -192,6 +192,38 @@ async fn each_stage_takes_what_the_formulas_say() {
     assert!(over.is_empty(), "{over:#?}");
 }
 
+/// Who has a session and nothing else: an AMQP connection stays for each, whose thread has a stack.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_is_idle_takes_one_thread_and_half_a_mebibyte_at_most() {
+    const USERS: usize = 40;
+    let _alone = alone().await;
+    let (rabbit, prefix) = (Rabbit::shared(), unique("idle"));
+    let each_user = |what: &str| {
+        let user = format!("iolist_to_binary([<<\"{prefix}-\">>, integer_to_list(N)])");
+        let all = format!("[begin U = {user}, {what} end || N <- lists:seq(1, {})], ok.", 2 * USERS);
+        rabbit.ctl(&["eval", &all]);
+    };
+    tokio::task::block_in_place(|| {
+        each_user(
+            "rabbit_auth_backend_internal:add_user(U, U, <<\"test\">>), \
+             rabbit_auth_backend_internal:set_permissions(U, <<\"/\">>, <<\".*\">>, <<\".*\">>, <<\".*\">>, <<\"test\">>)",
+        );
+    });
+    let relay = RelayProcess::start(env!("CARGO_BIN_EXE_stomp-relay"), &[rabbit.uri()], "", 1024);
+    let (threads, count) = (relay.threads(), std::cell::Cell::new(0));
+    let bytes = grown(&relay, USERS, async |relay: &RelayProcess| {
+        count.set(count.get() + 1);
+        let held: Held = Box::new(session(&relay.ws, &format!("{prefix}-{}", count.get()), "").await);
+        held
+    })
+    .await;
+    let threads = relay.threads() - threads;
+    println!("an idle user: {} KiB, {threads} threads for {} of them", bytes / KIB, count.get());
+    tokio::task::block_in_place(|| each_user("rabbit_auth_backend_internal:delete_user(U, <<\"test\">>)"));
+    assert!(bytes <= 512 * KIB, "{} KiB", bytes / KIB);
+    assert!(threads <= count.get() + 8, "{threads} threads");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sends_without_a_confirm_take_what_their_limit_says() {
     const SESSIONS: usize = 8;
@@ -203,7 +235,7 @@ async fn sends_without_a_confirm_take_what_their_limit_says() {
     let send = format!("SEND\ndestination:/topic/{}\n{values}\nx\0", unique("stages"));
     let mut sessions = Vec::new();
     for _ in 0..SESSIONS {
-        let mut socket = session(&relay.ws, "").await;
+        let mut socket = session(&relay.ws, "guest", "").await;
         // Has its channel before confirms stay away.
         socket.write_all(&frame(FIN | BINARY, send.replace("\n\n", "\nreceipt:first\n\n").as_bytes())).await.unwrap();
         let mut answer = Vec::new();
@@ -251,7 +283,7 @@ impl Reached {
         match self {
             Reached::LoggedIn(url, bytes) => logged_in(&url, &bytes).await,
             Reached::Open(url, bytes) => opened(&url, &bytes).await,
-            Reached::Session(url, headers) => Box::new(session(&url, &headers).await),
+            Reached::Session(url, headers) => Box::new(session(&url, "guest", &headers).await),
             Reached::Tcp(url, bytes) => sent(&url, &bytes).await,
             Reached::Tls(url) => Box::new(Client::handshake(connect(&url).await, &relay.ca).await),
         }
