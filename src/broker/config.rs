@@ -30,6 +30,10 @@ pub(super) const SHARED_LINGER: Duration = Duration::from_secs(2);
 pub(super) const SHARED_BUFFER_MESSAGES_MAX: usize = 10_000;
 /// What was requeued for want of room comes again within this time, or went to another consumer.
 pub(super) const RETURN_PATIENCE: Duration = Duration::from_millis(500);
+/// The same for a shared queue, which has no other consumer: only its end makes this wait in vain.
+pub(super) const SHARED_RETURN_PATIENCE: Duration = Duration::from_secs(5);
+/// The default of [`BrokerConfig::shared_waiting_bytes_max`].
+const SHARED_WAITING_BYTES_MAX: usize = 16 << 20;
 /// TCP keepalive: first probe after this much silence, next ones at the same distance.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -75,6 +79,9 @@ pub struct BrokerConfig {
     pub recheck: Duration,
     /// Bytes of deliveries that wait for a session, beyond what waits for its socket.
     pub delivery_bytes_max: usize,
+    /// Bytes that wait on one hub channel to be handed out, all its shared queues together. Handing out waits for no subscriber, so
+    /// this is what comes while the task has not had its turn.
+    pub shared_waiting_bytes_max: usize,
     /// Bytes that wait for one subscriber of a shared queue, beyond what waits for its socket.
     pub shared_buffer_bytes_max: usize,
     /// From a publish to its confirm; stands still while RabbitMQ blocks publishing.
@@ -99,6 +106,7 @@ impl Default for BrokerConfig {
             recheck: Duration::from_secs(60),
             delivery_bytes_max: 4 << 20,
             shared_buffer_bytes_max: 1 << 20,
+            shared_waiting_bytes_max: SHARED_WAITING_BYTES_MAX,
             confirm_timeout: Duration::from_secs(30),
             channel_idle: CHANNEL_IDLE,
         }

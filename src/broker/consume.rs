@@ -4,8 +4,10 @@
 //! settlements go on beside them. Nothing here awaits: all progress is in the fields, so polling may stop at any time.
 
 mod commands;
+mod streams;
 
 pub(super) use self::commands::{Completed, ConsumeCommand, Running};
+use self::streams::{Stage, Window};
 use super::config::{RETURN_PATIENCE, SETTLEMENTS_IN_FLIGHT_MAX, SHARED_BUFFER_MESSAGES_MAX};
 use super::convert::{from_lapin, short_text};
 use super::death::Loss;
@@ -20,7 +22,7 @@ use super::pool::Entry;
 use super::quarantine::{Past, Suspicion};
 use super::release::{ConsumeRemains, Remains};
 use super::settle::{Coverage, Ledger, Order};
-use super::sluice::{Patience, Sluice};
+use super::sluice::{self, Patience, Sluice};
 use super::subscribe::{QueueFate, Subscribed};
 use super::watch::LinkWatch;
 use crate::session::amqp::ShortText;
@@ -30,7 +32,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use lapin::options::{BasicAckOptions, BasicNackOptions};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -42,7 +44,12 @@ const PROOF_INTERVAL: Duration = Duration::from_secs(5);
 
 struct Consumer {
     key: SubscriptionKey,
+    stage: Stage,
     subscribed: Subscribed,
+    /// Handed out and not settled, if it may be a stream's.
+    unsettled: BTreeSet<u64>,
+    /// Of a stream that has brought more than fitted.
+    window: Option<Box<Window>>,
 }
 
 /// Why the lease ends, and what that answers.
@@ -152,6 +159,7 @@ impl ConsumeSide {
         self.given += 1;
         // No channel has a tag 0: what belongs to one before is unknown to this one.
         let raw = tag.0.saturating_sub(self.tags_before);
+        self.note_settled(raw);
         if self.ledger.settle(raw, outcome).is_err() {
             // Sent on, it would close the channel (406).
             debug!(lease = self.lease.0, tag = tag.0, "ignored a settlement of an unknown delivery");
@@ -170,7 +178,7 @@ impl ConsumeSide {
     }
 
     pub(super) fn retained_bytes(&self) -> usize {
-        self.sluice.as_ref().map_or(0, |sluice| sluice.waiting())
+        self.sluice.as_ref().map_or(0, |sluice| sluice.retained_bytes())
     }
 
     pub(super) fn shared_bytes(&self) -> usize {
@@ -243,6 +251,7 @@ impl ConsumeSide {
                 return Poll::Ready(result);
             }
             self.poll_withheld(cx);
+            self.renew_streams(cx);
         }
         let polled = self.poll_channel(cx);
         self.poll_idle(cx);
@@ -251,24 +260,15 @@ impl ConsumeSide {
 
     /// Has what was withheld sent again, as far as there is room for it.
     fn poll_withheld(&mut self, cx: &mut Context<'_>) {
-        let Some(sluice) = self.sluice.as_ref().filter(|sluice| sluice.overflows()) else { return };
+        let Some(sluice) = self.sluice.as_ref().filter(|sluice| sluice.poll_overflow(cx).is_ready()) else { return };
         let mut tags = sluice.give_back(Patience::Lasts);
         if tags.is_empty() && self.patience.poll_over(cx, true, RETURN_PATIENCE).is_ready() {
             tags = sluice.give_back(Patience::Over);
         }
         if !tags.is_empty() {
             self.patience = IdleTimer::default();
-            self.requeue(tags);
+            self.give_back(sluice::Source::Queue, tags);
             cx.waker().wake_by_ref();
-        }
-    }
-
-    /// Refuses deliveries that the session never saw.
-    fn requeue(&mut self, tags: Vec<u64>) {
-        for tag in tags {
-            self.ledger.hand_out(tag);
-            // It was handed out right above.
-            let _ = self.ledger.settle(tag, Settlement::Nack { requeue: true });
         }
     }
 
@@ -403,6 +403,9 @@ impl ConsumeSide {
         for turn in 0..self.consumers.len() {
             let at = (self.next + turn) % self.consumers.len();
             let consumer = &mut self.consumers[at];
+            if consumer.stage.is_over() {
+                continue;
+            }
             let Poll::Ready(item) = Pin::new(&mut consumer.subscribed.consumer).poll_next(cx) else { continue };
             let key = consumer.key;
             match item {
@@ -411,6 +414,7 @@ impl ConsumeSide {
                     if let Some(sluice) = &self.sluice {
                         sluice.took(delivery.delivery_tag, delivery.data.len());
                     }
+                    consumer.note(&delivery);
                     self.ledger.hand_out(delivery.delivery_tag);
                     let tag = DeliveryTag(self.tags_before + delivery.delivery_tag);
                     return Poll::Ready(Ok(BrokerEvent::Delivery(convert(key, tag, delivery))));
@@ -425,6 +429,11 @@ impl ConsumeSide {
                     return Poll::Ready(Err((failure, Concern::Session)));
                 }
                 // The stream is over and must not be polled again.
+                None if channel.raw.status().connected() && consumer.stage.is_ending() => {
+                    consumer.stage.end();
+                    // What is done about it begins with the next poll.
+                    cx.waker().wake_by_ref();
+                }
                 None if channel.raw.status().connected() => {
                     let Subscribed { queue, fate, .. } = self.consumers.swap_remove(at).subscribed;
                     if fate == QueueFate::Vanishes {

@@ -9,7 +9,9 @@
 //! been acknowledged, and nothing more is handed out until they are answered, so that if one is refused nothing comes twice
 //! either. After any other loss what was handed out last may come again, flagged as redelivered.
 
-use super::config::{PERMISSION_AGE_MAX, SETTLEMENTS_IN_FLIGHT_MAX, SHARED_LINGER, SHARED_PREFETCH};
+use super::config::{
+    PERMISSION_AGE_MAX, SETTLEMENTS_IN_FLIGHT_MAX, SHARED_LINGER, SHARED_PREFETCH, SHARED_RETURN_PATIENCE,
+};
 use super::consume::{message, send};
 use super::convert::{header_bytes, short};
 use super::fanout::{Counted, Fanout};
@@ -23,6 +25,7 @@ use super::quarantine::Company;
 use super::release::barrier_close;
 use super::settle::Ledger;
 use super::shared_consumer::{Item, QueueNumber, SharedConsumer};
+use super::sluice::{Patience, Sluice, Source};
 use super::workshop::{Prepared, Product, Proven, Request, Workshop};
 use crate::budget::Charge;
 use crate::session::amqp::ShortText;
@@ -81,6 +84,18 @@ async fn prefetch(channel: &Leased) -> Result<(), Failure> {
     done.map_err(|fault| channel.link.failure(fault, channel.refusal()))
 }
 
+/// Bounds and counts what waits on a channel from now on.
+fn bound_waiting(channel: &Leased) -> Arc<Sluice> {
+    let config = &channel.link.config;
+    let sluice = Arc::new(Sluice::charged(config.shared_waiting_bytes_max, config.budget.charge(0)));
+    channel.link.wire.limit_channel(channel.raw.id(), &sluice);
+    sluice
+}
+
+fn tag_of(number: QueueNumber) -> ShortString {
+    ShortString::try_new(format!("h{number}")).unwrap_or_default()
+}
+
 struct Queue {
     /// When RabbitMQ was asked for it.
     asked_at: Instant,
@@ -109,6 +124,8 @@ struct HubChannel {
     errands: mpsc::UnboundedReceiver<Errand>,
     ledger: Ledger,
     next: QueueNumber,
+    /// Until then what was requeued may still come.
+    patience_until: Option<Instant>,
     place: Arc<Place>,
     /// Queues to be consumed, and when RabbitMQ was asked for them.
     prepared: Vec<(Arc<Fanout>, ShortText, Instant)>,
@@ -117,6 +134,8 @@ struct HubChannel {
     /// When the bindings are looked over again for those that RabbitMQ has to be asked about.
     review_at: Option<Instant>,
     settling: FuturesUnordered<BoxFuture<'static, Result<(), Fault>>>,
+    /// Of the present channel.
+    sluice: Arc<Sluice>,
     /// When the queues are looked over again for those without subscribers.
     sweep_at: Option<Instant>,
     workshop: Workshop,
@@ -132,12 +151,14 @@ impl HubChannel {
         HubChannel {
             errands,
             workshop: Workshop::new(channel.link.clone(), entry.next_lease()),
+            sluice: bound_waiting(&channel),
             channel,
             consumers: SelectAll::new(),
             consuming: None,
             entry,
             ledger: Ledger::default(),
             next: 0,
+            patience_until: None,
             place,
             prepared: Vec::new(),
             queues: BTreeMap::new(),
@@ -153,12 +174,16 @@ impl HubChannel {
             // Where all who wanted a queue are gone already, it is not made.
             self.workshop.start(|fanout| !self.entry.hub().retire(fanout, Duration::ZERO));
             self.consume_prepared().await?;
+            let overflows = self.take_back();
             self.flush(SETTLEMENTS_IN_FLIGHT_MAX.saturating_sub(self.settling.len()));
             if self.is_over() {
                 return Ok(());
             }
             let hands_out = self.consuming.is_none();
-            let timers = [self.sweep_at.filter(|_| hands_out), self.review_at, self.workshop.idle_until()];
+            let sluice = self.sluice.clone();
+            let patience_until = self.patience_until.filter(|_| hands_out);
+            let timers =
+                [self.sweep_at.filter(|_| hands_out), patience_until, self.review_at, self.workshop.idle_until()];
             let timer = timers.into_iter().flatten().min();
             let timer = async {
                 match timer {
@@ -182,12 +207,42 @@ impl HubChannel {
                     }
                 }
                 () = self.place.nudge.notified() => self.sweep(),
+                () = std::future::poll_fn(|cx| sluice.poll_overflow(cx)), if !overflows => {}
                 () = timer => {
                     self.sweep();
                     self.review();
                     self.workshop.clear();
                 }
             }
+        }
+    }
+
+    /// Has what did not fit sent again, as far as there is room for it now. Says whether there is more of it.
+    fn take_back(&mut self) -> bool {
+        let now = Instant::now();
+        if !self.sluice.overflows() {
+            self.patience_until = None;
+            return false;
+        }
+        if self.consuming.is_some() {
+            return true;
+        }
+        let until = *self.patience_until.get_or_insert(now + SHARED_RETURN_PATIENCE);
+        let patience = if now >= until { Patience::Over } else { Patience::Lasts };
+        let tags = self.sluice.give_back(patience);
+        if patience == Patience::Over || !tags.is_empty() {
+            self.patience_until = Some(now + SHARED_RETURN_PATIENCE);
+        }
+        self.requeue(tags);
+        self.sluice.overflows()
+    }
+
+    /// Refuses deliveries that nobody has seen.
+    fn requeue(&mut self, tags: Vec<u64>) {
+        for tag in tags {
+            self.ledger.hand_out(tag);
+            // It was handed out right above.
+            let _ = self.ledger.settle(tag, Settlement::Nack { requeue: true });
         }
     }
 
@@ -320,7 +375,8 @@ impl HubChannel {
         queue: &ShortText,
     ) -> impl Future<Output = Result<lapin::Consumer, Fault>> + Send + use<> {
         let (raw, limit) = (self.channel.raw.clone(), self.channel.link.config.operation_timeout);
-        let tag = ShortString::try_new(format!("h{number}")).unwrap_or_default();
+        let tag = tag_of(number);
+        self.sluice.learned(tag.as_str().as_bytes(), Source::Queue);
         let (queue, options) = (short(queue), BasicConsumeOptions { no_ack: false, ..BasicConsumeOptions::default() });
         async move { within(limit, "consume", raw.basic_consume(queue, tag, options, FieldTable::default())).await }
     }
@@ -388,6 +444,7 @@ impl HubChannel {
         self.ledger = Ledger::default();
         let slot = self.channel.extra_slot();
         self.channel = self.channel.link.clone().open_channel(slot).await?;
+        self.sluice = bound_waiting(&self.channel);
         prefetch(&self.channel).await
     }
 
@@ -413,6 +470,7 @@ impl HubChannel {
 
     fn deliver(&mut self, number: QueueNumber, delivery: lapin::message::Delivery) -> usize {
         let tag = delivery.delivery_tag;
+        self.sluice.took(tag, delivery.data.len());
         self.ledger.hand_out(tag);
         let reached = match self.queues.get(&number) {
             Some(queue) => {
@@ -437,6 +495,8 @@ impl HubChannel {
             let lost = self.channel.link.state().lost.map(|loss| loss.reason);
             return Err(Failure::LinkLost { reason: lost.unwrap_or_else(|| "the AMQP channel was closed".into()) });
         }
+        let withheld = self.sluice.end(tag_of(number).as_str().as_bytes());
+        self.requeue(withheld);
         if let Some(queue) = self.queues.remove(&number) {
             self.entry.hub().cancel(&queue.fanout);
             self.workshop.delete(queue.name);

@@ -5,25 +5,33 @@
 //! When the session has taken what waits, as much as fits is requeued, in order, and comes again. Until the last has come, nothing
 //! new passes it. So each message is sent twice at most while nobody else reads the queue, and its delivery count grows by one.
 //!
-//! Streams know no requeue: of them nothing is taken out, their prefetch alone bounds them.
+//! Streams know no requeue. Once something of a stream's consumer is taken out, everything behind it is, until the session has
+//! the consumer made anew from there ([`super::consume`]); what was taken out is then acknowledged, which a stream does not mind.
 
 use super::frame::{self, Head, Kind, methods};
 use super::returns::Collected;
+use super::table;
 use super::wire::Wire;
-use memchr::memmem;
+use crate::budget::Charge;
+use futures_util::task::AtomicWaker;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
 /// What a delivery takes beside its body, if its head is not large.
 const SMALL_HEAD: usize = 1024;
 
-/// In each delivery of a stream.
-const STREAM_OFFSET: &[u8] = b"\x0fx-stream-offset";
+/// What is kept of a delivery that is taken out, with the room of a list that grows.
+const WITHHELD_BYTES: usize = 2 * size_of::<Withheld>();
+
+/// In each delivery of a stream, as a number. RabbitMQ puts it there, whatever the publisher wrote under this name; but who reads a
+/// stream and publishes the same headers to a queue makes messages that look like a stream's.
+pub(super) const STREAM_OFFSET: &str = "x-stream-offset";
 
 /// What a consumer reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
+pub(super) enum Source {
     Queue,
     Stream,
 }
@@ -32,32 +40,69 @@ enum Source {
 struct Withheld {
     /// Known when its content header has come.
     bytes: usize,
-    consumer: Vec<u8>,
+    consumer: u32,
     tag: u64,
+}
+
+/// What was taken out of a stream's consumer.
+#[derive(Debug, Default)]
+struct Cut {
+    /// Of bodies and heads.
+    bytes: usize,
+    /// Where the first one stands in the stream; none if its header does not say.
+    first: Option<i64>,
+    tags: Vec<u64>,
+}
+
+/// How much was taken out of a stream's consumer, and from where on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CutOff {
+    pub(super) first: Option<i64>,
+    /// Of one message, on the average.
+    pub(super) mean_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Consumer {
+    cut: Cut,
+    number: u32,
+    source: Source,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// Those of which it is known what they read.
+    consumers: HashMap<Vec<u8>, Consumer>,
+    /// How many of them are cut off.
+    cuts: usize,
     /// Heads above the usual size, by delivery tag.
     large_heads: HashMap<u64, usize>,
+    next: u32,
     /// Requeued, and not seen again.
     returning: usize,
-    sources: HashMap<Vec<u8>, Source>,
-    /// In the order in which they came.
+    /// Of queues, in the order in which they came.
     withheld: VecDeque<Withheld>,
+    /// How many of them are of each consumer that has some, by its number.
+    withheld_of: HashMap<u32, usize>,
 }
 
 /// Of one AMQP channel.
 #[derive(Debug)]
 pub(super) struct Sluice {
     bytes_max: usize,
+    /// Counts what waits where no session's account does.
+    charge: Option<Charge>,
     /// How many large heads there are.
     large_heads: AtomicUsize,
     /// Not yet taken by the session.
     waiting: AtomicUsize,
+    /// How many deliveries are taken out.
+    taken_out: AtomicUsize,
     /// Something is withheld, or on its way back.
     overflows: AtomicBool,
     state: Mutex<State>,
+    /// Of whoever takes what waits.
+    waker: AtomicWaker,
 }
 
 /// What becomes of a delivery.
@@ -67,21 +112,35 @@ enum Verdict {
     /// The first of its consumer that is looked at: its head says what the consumer reads.
     PassAndLearn,
     Withhold,
+    /// The same of a stream.
+    CutOff,
 }
 
 impl Sluice {
     pub(super) fn new(bytes_max: usize) -> Sluice {
         Sluice {
             bytes_max,
+            charge: None,
             large_heads: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            taken_out: AtomicUsize::new(0),
             overflows: AtomicBool::new(false),
             state: Mutex::default(),
+            waker: AtomicWaker::new(),
         }
+    }
+
+    /// For what many will get: what waits is counted in `charge`.
+    pub(super) fn charged(bytes_max: usize, charge: Charge) -> Sluice {
+        Sluice { charge: Some(charge), ..Sluice::new(bytes_max) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn bytes_max(&self) -> usize {
+        self.bytes_max
     }
 
     /// Bytes that wait for the session.
@@ -89,9 +148,21 @@ impl Sluice {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Whether [`Sluice::give_back`] may have something to say.
+    /// What waits, and what is kept of what was taken out.
+    pub(super) fn retained_bytes(&self) -> usize {
+        self.waiting() + self.taken_out.load(Ordering::Relaxed) * WITHHELD_BYTES
+    }
+
+    /// Whether [`Sluice::give_back`] or [`Sluice::cut_off`] may have something to say.
     pub(super) fn overflows(&self) -> bool {
         self.overflows.load(Ordering::Acquire)
+    }
+
+    /// Ready while something is taken out or on its way back. What waits may have been taken before it is known that something
+    /// did not fit, so nothing else need wake the task.
+    pub(super) fn poll_overflow(&self, cx: &Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        if self.overflows() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn is_full(&self) -> bool {
@@ -103,27 +174,42 @@ impl Sluice {
             return Verdict::Pass;
         }
         let mut state = self.lock();
-        match state.sources.get(delivered.consumer) {
+        let full = self.is_full();
+        let State { consumers, cuts, returning, withheld, withheld_of, .. } = &mut *state;
+        let verdict = match consumers.get_mut(delivered.consumer) {
             None => return Verdict::PassAndLearn,
-            Some(Source::Stream) => return Verdict::Pass,
-            Some(Source::Queue) => {}
-        }
-        let awaited = delivered.redelivered && state.returning > 0;
-        if awaited {
-            state.returning -= 1;
-        }
-        let behind = state.returning > 0 || state.withheld.iter().any(|other| other.consumer == delivered.consumer);
-        if !self.is_full() && (awaited || delivered.redelivered || !behind) {
-            self.note(&state);
-            return Verdict::Pass;
-        }
-        state.withheld.push_back(Withheld { bytes: 0, consumer: delivered.consumer.to_vec(), tag: delivered.tag });
+            Some(Consumer { cut, source: Source::Stream, .. }) => {
+                if !full && cut.tags.is_empty() {
+                    return Verdict::Pass;
+                }
+                *cuts += usize::from(cut.tags.is_empty());
+                cut.tags.push(delivered.tag);
+                self.taken_out.fetch_add(1, Ordering::Relaxed);
+                Verdict::CutOff
+            }
+            Some(consumer) => {
+                let awaited = delivered.redelivered && *returning > 0;
+                *returning -= usize::from(awaited);
+                let behind = *returning > 0 || withheld_of.contains_key(&consumer.number);
+                if !full && (awaited || delivered.redelivered || !behind) {
+                    Verdict::Pass
+                } else {
+                    *withheld_of.entry(consumer.number).or_default() += 1;
+                    self.taken_out.fetch_add(1, Ordering::Relaxed);
+                    withheld.push_back(Withheld { bytes: 0, consumer: consumer.number, tag: delivered.tag });
+                    Verdict::Withhold
+                }
+            }
+        };
         self.note(&state);
-        Verdict::Withhold
+        verdict
     }
 
     fn note(&self, state: &State) {
-        self.overflows.store(state.returning > 0 || !state.withheld.is_empty(), Ordering::Release);
+        let overflows = state.returning > 0 || !state.withheld.is_empty() || state.cuts > 0;
+        if self.overflows.swap(overflows, Ordering::AcqRel) != overflows && overflows {
+            self.waker.wake();
+        }
     }
 
     /// A delivery goes to lapin.
@@ -132,16 +218,35 @@ impl Sluice {
             self.lock().large_heads.insert(tag, head);
             self.large_heads.fetch_add(1, Ordering::Relaxed);
         }
-        self.waiting.fetch_add(body + head.max(SMALL_HEAD), Ordering::Relaxed);
+        let bytes = body + head.max(SMALL_HEAD);
+        self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(charge) = &self.charge {
+            charge.grow(bytes);
+        }
     }
 
-    fn learned(&self, consumer: Vec<u8>, source: Source) {
-        self.lock().sources.insert(consumer, source);
+    /// What a consumer reads, if that is known; from its first delivery at the latest.
+    pub(super) fn learned(&self, consumer: &[u8], source: Source) {
+        let mut state = self.lock();
+        let number = state.next;
+        state.next = number.wrapping_add(1);
+        let consumer_state = Consumer { cut: Cut::default(), number, source };
+        state.consumers.entry(consumer.to_vec()).or_insert(consumer_state);
     }
 
     fn weighed(&self, tag: u64, bytes: usize) {
-        if let Some(withheld) = self.lock().withheld.iter_mut().rev().find(|withheld| withheld.tag == tag) {
+        // It came last, unless its consumer has ended meanwhile.
+        if let Some(withheld) = self.lock().withheld.back_mut().filter(|withheld| withheld.tag == tag) {
             withheld.bytes = bytes;
+        }
+    }
+
+    fn weighed_of_stream(&self, consumer: &[u8], tag: u64, payload: &[u8], bytes: usize) {
+        let mut state = self.lock();
+        let Some(Consumer { cut, .. }) = state.consumers.get_mut(consumer) else { return };
+        cut.bytes = cut.bytes.saturating_add(bytes);
+        if cut.tags.first() == Some(&tag) {
+            cut.first = table::number_in_headers(payload, STREAM_OFFSET.as_bytes());
         }
     }
 
@@ -152,7 +257,11 @@ impl Sluice {
             head = self.lock().large_heads.remove(&tag);
             self.large_heads.fetch_sub(usize::from(head.is_some()), Ordering::Relaxed);
         }
-        self.waiting.fetch_sub(body + head.unwrap_or(SMALL_HEAD), Ordering::Relaxed);
+        let bytes = body + head.unwrap_or(SMALL_HEAD);
+        self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(charge) = &self.charge {
+            charge.shrink(bytes);
+        }
     }
 
     /// Tags to requeue now. `patience` is over: what was requeued went to somebody else.
@@ -169,23 +278,70 @@ impl Sluice {
             {
                 bytes += withheld.bytes;
                 tags.push(withheld.tag);
+                let number = withheld.consumer;
                 state.withheld.pop_front();
+                state.give_up_one(number);
             }
             state.returning = tags.len();
         }
+        self.taken_out.fetch_sub(tags.len(), Ordering::Relaxed);
         self.note(&state);
         tags
+    }
+
+    /// Of a stream's consumer that has to be made anew.
+    pub(super) fn cut_off(&self, consumer: &[u8]) -> Option<CutOff> {
+        let state = self.lock();
+        let cut = &state.consumers.get(consumer)?.cut;
+        let count = cut.tags.len();
+        (count > 0).then(|| CutOff { first: cut.first, mean_bytes: cut.bytes / count })
+    }
+
+    /// What looked like a stream is none: what was taken out of it is given back like that of any queue.
+    pub(super) fn is_queue(&self, consumer: &[u8]) {
+        let mut state = self.lock();
+        let State { consumers, cuts, withheld, withheld_of, .. } = &mut *state;
+        let Some(consumer) = consumers.get_mut(consumer) else { return };
+        consumer.source = Source::Queue;
+        let Cut { bytes, tags, .. } = std::mem::take(&mut consumer.cut);
+        if tags.is_empty() {
+            return;
+        }
+        *cuts -= 1;
+        *withheld_of.entry(consumer.number).or_default() += tags.len();
+        let bytes = bytes / tags.len();
+        withheld.extend(tags.into_iter().map(|tag| Withheld { bytes, consumer: consumer.number, tag }));
+        withheld.make_contiguous().sort_unstable_by_key(|withheld| withheld.tag);
+        self.note(&state);
     }
 
     /// Tags of a consumer that is cancelled: nothing of it comes again here.
     pub(super) fn end(&self, consumer: &[u8]) -> Vec<u64> {
         let mut state = self.lock();
-        state.sources.remove(consumer);
-        let (ended, others) = std::mem::take(&mut state.withheld).into_iter().partition(|w| w.consumer == consumer);
-        state.withheld = others;
-        let ended: VecDeque<Withheld> = ended;
+        let Some(Consumer { cut, number, .. }) = state.consumers.remove(consumer) else { return Vec::new() };
+        state.cuts -= usize::from(!cut.tags.is_empty());
+        let mut tags = cut.tags;
+        if state.withheld_of.remove(&number).is_some() {
+            let all = std::mem::take(&mut state.withheld).into_iter();
+            let (ended, others) = all.partition::<VecDeque<_>, _>(|withheld| withheld.consumer == number);
+            state.withheld = others;
+            tags.extend(ended.into_iter().map(|withheld| withheld.tag));
+        }
+        self.taken_out.fetch_sub(tags.len(), Ordering::Relaxed);
         self.note(&state);
-        ended.into_iter().map(|withheld| withheld.tag).collect()
+        tags
+    }
+}
+
+impl State {
+    /// Of this consumer one fewer is withheld.
+    fn give_up_one(&mut self, number: u32) {
+        if let Some(count) = self.withheld_of.get_mut(&number) {
+            *count -= 1;
+            if *count == 0 {
+                self.withheld_of.remove(&number);
+            }
+        }
     }
 }
 
@@ -216,6 +372,7 @@ impl Delivered<'_> {
 enum Coming {
     Passing { learn: Option<Vec<u8>>, sluice: Arc<Sluice>, tag: u64 },
     Withheld { sluice: Arc<Sluice>, tag: u64 },
+    CutOff { consumer: Vec<u8>, sluice: Arc<Sluice>, tag: u64 },
     WithheldBody { left: u64 },
 }
 
@@ -262,6 +419,11 @@ impl Intake {
                 self.coming.insert(channel, Coming::Withheld { sluice, tag });
                 return Collected::Taken;
             }
+            Verdict::CutOff => {
+                let consumer = delivered.consumer.to_vec();
+                self.coming.insert(channel, Coming::CutOff { consumer, sluice, tag });
+                return Collected::Taken;
+            }
             Verdict::PassAndLearn => {
                 let learn = Some(delivered.consumer.to_vec());
                 self.coming.insert(channel, Coming::Passing { learn, sluice, tag });
@@ -279,25 +441,26 @@ impl Intake {
         match self.coming.remove(&channel) {
             Some(Coming::Passing { learn, sluice, tag }) => {
                 if let Some(consumer) = learn {
-                    let stream = memmem::find(payload, STREAM_OFFSET).is_some();
-                    sluice.learned(consumer, if stream { Source::Stream } else { Source::Queue });
+                    let offset = table::number_in_headers(payload, STREAM_OFFSET.as_bytes());
+                    sluice.learned(&consumer, if offset.is_some() { Source::Stream } else { Source::Queue });
                 }
                 sluice.passed(tag, payload.len(), bytes);
-                Collected::Left
+                return Collected::Left;
             }
-            Some(Coming::Withheld { sluice, tag }) => {
-                sluice.weighed(tag, bytes.saturating_add(payload.len()));
-                if body > 0 {
-                    self.coming.insert(channel, Coming::WithheldBody { left: body });
-                }
-                Collected::Taken
+            Some(Coming::Withheld { sluice, tag }) => sluice.weighed(tag, bytes.saturating_add(payload.len())),
+            Some(Coming::CutOff { consumer, sluice, tag }) => {
+                sluice.weighed_of_stream(&consumer, tag, payload, bytes.saturating_add(payload.len()));
             }
             Some(coming @ Coming::WithheldBody { .. }) => {
                 self.coming.insert(channel, coming);
-                Collected::Left
+                return Collected::Left;
             }
-            None => Collected::Left,
+            None => return Collected::Left,
         }
+        if body > 0 {
+            self.coming.insert(channel, Coming::WithheldBody { left: body });
+        }
+        Collected::Taken
     }
 
     /// A body frame was taken out.

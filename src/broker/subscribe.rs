@@ -9,6 +9,7 @@ use super::fault::{Fault, within};
 use super::link::Link;
 use super::pool::Entry;
 use super::release::barrier_close;
+use super::sluice::{STREAM_OFFSET, Source};
 use super::trial::Trial;
 use super::wire::Refusal;
 use crate::session::amqp::{Binding, FieldValue, QueueDeclaration, ShortText};
@@ -16,10 +17,10 @@ use crate::session::command::{AfterUnsubscribe, Subscribe, SubscribedQueue, Subs
 use crate::session::event::Failure;
 use futures_util::StreamExt;
 use lapin::options::{
-    BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
-    QueueDeleteOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
 };
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use std::sync::Arc;
 
 const RESOURCE_LOCKED: u16 = 405;
@@ -47,12 +48,50 @@ pub(super) fn tag_of(key: SubscriptionKey) -> ShortString {
     ShortString::try_new(format!("s{}", key.0)).unwrap_or_default()
 }
 
+/// The same after it was made anew for the so-manieth time, so that settlements of before are not taken for its own.
+pub(super) fn tag_of_renewal(key: SubscriptionKey, number: u32) -> ShortString {
+    ShortString::try_new(format!("s{}.{number}", key.0)).unwrap_or_default()
+}
+
+/// What a consumer is made with.
+pub(super) struct Making {
+    pub(super) arguments: Vec<(ShortText, FieldValue)>,
+    pub(super) exclusive: bool,
+    pub(super) prefetch: u16,
+}
+
 /// A consumer that runs.
 pub(super) struct Subscribed {
     pub(super) consumer: lapin::Consumer,
     pub(super) queue: ShortText,
     pub(super) tag: ShortString,
     pub(super) fate: QueueFate,
+    /// None: of what the client did not declare it is not known.
+    pub(super) source: Option<Source>,
+    /// To make it anew; of a queue that is not needed.
+    pub(super) making: Option<Box<Making>>,
+}
+
+/// What a subscription will read.
+fn source_of(subscribe: &Subscribe) -> Option<Source> {
+    // RabbitMQ refuses this argument for anything but a stream.
+    if subscribe.consumer_arguments.iter().any(|(name, _)| name.as_str() == STREAM_OFFSET) {
+        return Some(Source::Stream);
+    }
+    let SubscribedQueue::Declared(queue) = &subscribe.queue else { return None };
+    let is_stream = |(name, value): &(ShortText, FieldValue)| {
+        name.as_str() == "x-queue-type" && matches!(value, FieldValue::Text(kind) if kind == "stream")
+    };
+    Some(if queue.arguments.iter().any(is_stream) { Source::Stream } else { Source::Queue })
+}
+
+/// Whether a message looks like one of a stream. Every message of a stream does, and few others.
+pub(super) fn offset_of(delivery: &lapin::message::Delivery) -> Option<i64> {
+    let headers = delivery.properties.headers().as_ref()?;
+    match headers.inner().get(STREAM_OFFSET) {
+        Some(AMQPValue::LongLongInt(offset)) => Some(*offset),
+        _ => None,
+    }
 }
 
 /// What becomes of a subscription's queue when its consumer ends.
@@ -258,7 +297,12 @@ impl Operator {
             self.call("consume", consume),
         );
         let consumer = bound.and(limited).and(consumer)?;
-        Ok(Subscribed { consumer, queue: queue.clone(), tag, fate })
+        let source = source_of(subscribe);
+        let making = (source != Some(Source::Queue)).then(|| {
+            let Subscribe { consumer_arguments: arguments, exclusive, prefetch, .. } = subscribe;
+            Box::new(Making { arguments: arguments.clone(), exclusive: *exclusive, prefetch: (*prefetch).max(1) })
+        });
+        Ok(Subscribed { consumer, queue: queue.clone(), tag, fate, source, making })
     }
 
     async fn bind(&self, queue: &ShortText, binding: Option<&Binding>) -> Result<(), Failure> {
@@ -280,19 +324,37 @@ impl Operator {
         }
     }
 
-    /// Cancels a consumer and gives back what it was delivered beyond what the session saw; returns those tags.
+    /// Cancels a consumer and gives back what it was delivered beyond what the session saw. `doubtful`: some of that is kept
+    /// elsewhere, and looks like a stream's.
     pub(super) async fn unsubscribe(
         &self,
         mut from: Subscribed,
         then: AfterUnsubscribe,
-    ) -> Result<Vec<Unseen>, Failure> {
+        doubtful: bool,
+    ) -> Result<Given, Failure> {
         self.call("cancel", self.raw.basic_cancel(from.tag.clone(), BasicCancelOptions::default())).await?;
+        if doubtful {
+            self.source(&mut from).await?;
+        }
         let mut unseen = Vec::new();
         // Ends with the consumer: lapin marks the end of the stream when the broker has answered the cancel.
         while let Some(delivery) = self.next_of(&mut from.consumer).await? {
-            let give_back = BasicNackOptions { multiple: false, requeue: true };
-            self.call("requeue", self.raw.basic_nack(delivery.delivery_tag, give_back)).await?;
-            unseen.push(Unseen { bytes: delivery.data.len(), tag: delivery.delivery_tag });
+            let source = match offset_of(&delivery) {
+                Some(_) => self.source(&mut from).await?,
+                None => Source::Queue,
+            };
+            let tag = delivery.delivery_tag;
+            match source {
+                Source::Queue => {
+                    let give_back = BasicNackOptions { multiple: false, requeue: true };
+                    self.call("requeue", self.raw.basic_nack(tag, give_back)).await?;
+                }
+                // It keeps its messages, and takes none back: RabbitMQ would close the connection (540).
+                Source::Stream => {
+                    self.call("acknowledgement", self.raw.basic_ack(tag, BasicAckOptions::default())).await?;
+                }
+            }
+            unseen.push(Unseen { bytes: delivery.data.len(), tag });
         }
         if then == AfterUnsubscribe::Delete {
             // From another channel: this one declared the queue, and RabbitMQ remembers per channel what was permitted.
@@ -301,13 +363,87 @@ impl Operator {
         if then == AfterUnsubscribe::Delete || from.fate == QueueFate::Vanishes {
             self.link.exclusive.release(&from.queue, self.lease);
         }
-        Ok(unseen)
+        Ok(Given { source: from.source.unwrap_or(Source::Queue), tag: from.tag, unseen })
+    }
+
+    async fn source(&self, from: &mut Subscribed) -> Result<Source, Failure> {
+        let source = match from.source {
+            Some(source) => source,
+            None => self.find_source(&from.queue).await?,
+        };
+        from.source = Some(source);
+        Ok(source)
+    }
+
+    /// Asks RabbitMQ whether this is a stream: it lets nothing else be read from an offset. Nothing is read on the way.
+    pub(super) async fn find_source(&self, queue: &ShortText) -> Result<Source, Failure> {
+        let scratch = self.link.scratch().await?;
+        let limit = self.link.config.operation_timeout;
+        let arguments = table(&[(ShortText::lit(STREAM_OFFSET), FieldValue::Text("next".into()))]);
+        let consume = scratch.basic_consume(short(queue), "".into(), BasicConsumeOptions::default(), arguments);
+        let limited = within(limit, "prefetch", scratch.basic_qos(1, BasicQosOptions { global: false })).await;
+        let result = match limited {
+            Ok(()) => within(limit, "consume", consume).await,
+            Err(fault) => Err(fault),
+        };
+        barrier_close(&scratch, &self.link).await;
+        match result.map(drop).map_err(|fault| self.link.failure(fault, None)) {
+            Ok(()) => Ok(Source::Stream),
+            Err(Failure::Refused { reply_code: PRECONDITION_FAILED, .. }) => Ok(Source::Queue),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Ends a stream's consumer; what was delivered by then is still to be read from it.
+    pub(super) async fn pause(
+        &self,
+        queue: &ShortText,
+        tag: ShortString,
+        source: Option<Source>,
+    ) -> Result<Source, Failure> {
+        let source = match source {
+            Some(source) => source,
+            None => self.find_source(queue).await?,
+        };
+        if source == Source::Stream {
+            self.call("cancel", self.raw.basic_cancel(tag, BasicCancelOptions::default())).await?;
+        }
+        Ok(source)
+    }
+
+    /// Makes a stream's consumer anew, from `offset` on.
+    pub(super) async fn resume(&self, renewal: Renewal) -> Result<lapin::Consumer, Failure> {
+        let Renewal { mut arguments, exclusive, offset, prefetch, queue, tag } = renewal;
+        arguments.retain(|(name, _)| name.as_str() != STREAM_OFFSET);
+        arguments.push((ShortText::lit(STREAM_OFFSET), FieldValue::Integer(offset)));
+        let options = BasicConsumeOptions { exclusive, no_ack: false, ..BasicConsumeOptions::default() };
+        let qos = self.raw.basic_qos(prefetch, BasicQosOptions { global: false });
+        let consume = self.raw.basic_consume(short(&queue), tag, options, table(&arguments));
+        let (limited, consumer) = futures_util::join!(self.call("prefetch", qos), self.call("consume", consume));
+        limited.and(consumer)
     }
 
     async fn next_of(&self, consumer: &mut lapin::Consumer) -> Result<Option<lapin::message::Delivery>, Failure> {
         let next = async { consumer.next().await.transpose() };
         self.call("cancel", next).await
     }
+}
+
+/// What an unsubscribe gave back.
+pub(super) struct Given {
+    pub(super) source: Source,
+    pub(super) tag: ShortString,
+    pub(super) unseen: Vec<Unseen>,
+}
+
+/// What a stream's consumer is made anew with.
+pub(super) struct Renewal {
+    pub(super) arguments: Vec<(ShortText, FieldValue)>,
+    pub(super) exclusive: bool,
+    pub(super) offset: i64,
+    pub(super) prefetch: u16,
+    pub(super) queue: ShortText,
+    pub(super) tag: ShortString,
 }
 
 /// What a failed subscription leaves behind.

@@ -6,7 +6,7 @@
 //!
 //! Everything here is linear in the bytes and recurses [`NESTING_MAX`] levels at most. It allocates only to repair.
 
-use super::frame::{split_short_string, value_bytes};
+use super::frame::{split_short_string, table_at, value_bytes};
 
 /// Levels of tables and arrays that reach lapin, the outermost included. Real headers have three or four (`x-death` is a
 /// table in an array in the table); lapin's thread has room for hundreds.
@@ -56,6 +56,18 @@ impl<'a> Entry<'a> {
 /// Whether the content of a table, without its length, can be given to amq-protocol.
 pub(super) fn is_sound(content: &[u8]) -> bool {
     is_sound_at(1, Shape::Table, content)
+}
+
+/// The number (`l`, 64 bits) of this name among the headers of a content header frame's payload; not one within another value.
+pub(super) fn number_in_headers(payload: &[u8], name: &[u8]) -> Option<i64> {
+    let (length, rest) = payload.get(table_at(payload)?..)?.split_first_chunk()?;
+    let mut rest = rest.get(..u32::from_be_bytes(*length) as usize)?;
+    while let Some(entry) = Entry::split(&mut rest, Shape::Table) {
+        if entry.name == name && entry.kind == b'l' {
+            return Some(i64::from_be_bytes(entry.value.try_into().ok()?));
+        }
+    }
+    None
 }
 
 fn is_sound_at(level: usize, shape: Shape, mut rest: &[u8]) -> bool {

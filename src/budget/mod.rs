@@ -205,9 +205,9 @@ impl Budget {
 
     /// Counts something that many wait for, for as long as the answer lives.
     pub fn charge(&self, bytes: usize) -> Charge {
-        self.add(bytes);
-        self.relieve_if_full();
-        Charge { budget: self.clone(), bytes }
+        let charge = Charge { budget: self.clone(), bytes: AtomicUsize::new(0) };
+        charge.grow(bytes);
+        charge
     }
 
     /// Whether newcomers have to come later. Where that lasts, those who hold much are asked to leave.
@@ -415,16 +415,31 @@ fn forget_if_last(table: &mut Table, user: Arc<User>) {
     }
 }
 
-/// Bytes that exist once, however many wait for them.
+/// Bytes that exist once, however many wait for them, or that are no client's.
 #[derive(Debug)]
 pub struct Charge {
     budget: Budget,
-    bytes: usize,
+    bytes: AtomicUsize,
+}
+
+impl Charge {
+    /// So many more.
+    pub fn grow(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.add(bytes);
+        self.budget.relieve_if_full();
+    }
+
+    /// So many fewer; there must have been as many.
+    pub fn shrink(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.subtract(bytes);
+    }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.budget.subtract(self.bytes);
+        self.budget.subtract(*self.bytes.get_mut());
     }
 }
 

@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 use stomp_relay::broker::{Broker, BrokerConfig, ClientLabel, Encryption, Node, Role};
 use stomp_relay::session::amqp::{Binding, FieldValue, Properties, QueueDeclaration};
 use stomp_relay::session::command::{
-    AfterUnsubscribe, BrokerCommand, Credentials, DeclareToken, DeliveryTag, PublishToken, Settlement, Sharing, Side,
-    Subscribe, SubscribedQueue, SubscriptionKey,
+    AfterUnsubscribe, BrokerCommand, Credentials, DeclareToken, DeliveryTag, Overflow, PublishToken, Settlement,
+    Sharing, Side, Subscribe, SubscribedQueue, SubscriptionKey,
 };
 use stomp_relay::session::event::{BrokerEvent, Concern, Failure, LoginFailure};
 

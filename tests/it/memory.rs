@@ -4,6 +4,7 @@
 mod budget;
 mod crowd;
 mod stages;
+mod taken;
 
 use crate::support::relay::Relay;
 use crate::support::stomp::{Client, Received};

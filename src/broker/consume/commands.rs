@@ -1,20 +1,22 @@
 //! The commands of a consume side, one after another: each from its turn to its answer. What they do on AMQP is `subscribe`'s.
 
+use super::streams::Stage;
 use super::{ConsumeSide, Consumer, Ending};
 use crate::broker::fanout::Membership;
 use crate::broker::hub::SharedSubscribe;
 use crate::broker::link::{Leased, Role};
 use crate::broker::publish::reserve_failure;
 use crate::broker::quarantine::Company;
-use crate::broker::sluice::Sluice;
-use crate::broker::subscribe::{Operator, Subscribed, Unseen, delete_aside, tag_of};
+use crate::broker::sluice::{Sluice, Source};
+use crate::broker::subscribe::{Given, Operator, Subscribed, delete_aside};
 use crate::broker::watch::LinkWatch;
 use crate::session::amqp::{QueueDeclaration, ShortText};
 use crate::session::command::{AfterUnsubscribe, DeclareToken, Subscribe, SubscriptionKey};
 use crate::session::event::{BrokerEvent, Concern, Failure};
 use futures_util::future::BoxFuture;
 use lapin::options::QueueDeleteOptions;
-use std::collections::VecDeque;
+use lapin::types::ShortString;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::time::Instant;
@@ -28,8 +30,16 @@ pub(in crate::broker) enum ConsumeCommand {
     Delete {
         queue: ShortText,
     },
+    /// Ends a stream's consumer that is to be made anew.
+    Pause {
+        key: SubscriptionKey,
+    },
     /// That the settlements before it have arrived.
     Prove,
+    /// Makes a stream's consumer anew.
+    Resume {
+        key: SubscriptionKey,
+    },
     Subscribe(Subscribe),
     Unsubscribe {
         key: SubscriptionKey,
@@ -44,7 +54,9 @@ impl ConsumeCommand {
             ConsumeCommand::Subscribe(subscribe) => Some(subscribe.queue.name()).filter(|name| !name.is_empty()),
             ConsumeCommand::Declare { .. }
             | ConsumeCommand::Delete { .. }
+            | ConsumeCommand::Pause { .. }
             | ConsumeCommand::Prove
+            | ConsumeCommand::Resume { .. }
             | ConsumeCommand::Unsubscribe { .. } => None,
         }
     }
@@ -54,7 +66,11 @@ impl ConsumeCommand {
         match self {
             ConsumeCommand::Declare { queue, .. } => Some(&queue.name),
             ConsumeCommand::Subscribe(subscribe) => Some(subscribe.queue.name()),
-            ConsumeCommand::Delete { .. } | ConsumeCommand::Prove | ConsumeCommand::Unsubscribe { .. } => None,
+            ConsumeCommand::Delete { .. }
+            | ConsumeCommand::Pause { .. }
+            | ConsumeCommand::Prove
+            | ConsumeCommand::Resume { .. }
+            | ConsumeCommand::Unsubscribe { .. } => None,
         }
     }
 
@@ -63,7 +79,9 @@ impl ConsumeCommand {
             ConsumeCommand::Declare { token, .. } => Concern::Declare(*token),
             ConsumeCommand::Delete { .. } | ConsumeCommand::Prove => Concern::Session,
             ConsumeCommand::Subscribe(subscribe) => Concern::Subscription(subscribe.key),
-            ConsumeCommand::Unsubscribe { key, .. } => Concern::Subscription(*key),
+            ConsumeCommand::Pause { key }
+            | ConsumeCommand::Resume { key }
+            | ConsumeCommand::Unsubscribe { key, .. } => Concern::Subscription(*key),
         }
     }
 }
@@ -76,12 +94,32 @@ pub(in crate::broker) struct Running {
 
 pub(in crate::broker) enum Completed {
     Deleted,
-    Declared { token: DeclareToken, queue: ShortText },
-    Joined { key: SubscriptionKey, membership: Membership, queue: ShortText },
+    Declared {
+        token: DeclareToken,
+        queue: ShortText,
+    },
+    Joined {
+        key: SubscriptionKey,
+        membership: Membership,
+        queue: ShortText,
+    },
     Opened(Leased),
+    Paused {
+        key: SubscriptionKey,
+        source: Source,
+    },
     Proven,
-    Subscribed { key: SubscriptionKey, subscribed: Subscribed },
-    Unsubscribed { key: SubscriptionKey, unseen: Vec<Unseen> },
+    /// None if the subscription is gone.
+    Resumed(Option<(SubscriptionKey, lapin::Consumer, ShortString)>),
+    Subscribed {
+        key: SubscriptionKey,
+        subscribed: Subscribed,
+    },
+    /// And what that gave back; nothing of a shared subscription.
+    Unsubscribed {
+        key: SubscriptionKey,
+        given: Option<Given>,
+    },
 }
 
 impl ConsumeSide {
@@ -179,9 +217,13 @@ impl ConsumeSide {
             ConsumeCommand::Unsubscribe { key, .. } => {
                 let key = *key;
                 self.memberships.remove(&key)?;
-                Box::pin(std::future::ready(Ok(Completed::Unsubscribed { key, unseen: Vec::new() })))
+                Box::pin(std::future::ready(Ok(Completed::Unsubscribed { key, given: None })))
             }
-            ConsumeCommand::Declare { .. } | ConsumeCommand::Delete { .. } | ConsumeCommand::Prove => return None,
+            ConsumeCommand::Declare { .. }
+            | ConsumeCommand::Delete { .. }
+            | ConsumeCommand::Pause { .. }
+            | ConsumeCommand::Prove
+            | ConsumeCommand::Resume { .. } => return None,
         };
         self.commands.pop_front();
         if self.commands.is_empty() {
@@ -202,7 +244,10 @@ impl ConsumeSide {
         let asks = match &command {
             ConsumeCommand::Prove | ConsumeCommand::Subscribe(_) => true,
             ConsumeCommand::Unsubscribe { key, .. } => self.consumers.iter().any(|consumer| consumer.key == *key),
-            ConsumeCommand::Declare { .. } | ConsumeCommand::Delete { .. } => false,
+            ConsumeCommand::Declare { .. }
+            | ConsumeCommand::Delete { .. }
+            | ConsumeCommand::Pause { .. }
+            | ConsumeCommand::Resume { .. } => false,
         };
         self.proving = if asks && self.ledger.is_flushed() { self.given } else { self.proven };
         match command {
@@ -219,6 +264,8 @@ impl ConsumeSide {
                 }
                 Ok(Completed::Deleted)
             }),
+            ConsumeCommand::Pause { key } => self.pausing(operator, key),
+            ConsumeCommand::Resume { key } => self.resuming(operator, key),
             ConsumeCommand::Prove => Box::pin(async move { operator.ask().await.map(|()| Completed::Proven) }),
             ConsumeCommand::Subscribe(subscribe) => Box::pin(async move {
                 let subscribed = operator.subscribe(&subscribe).await?;
@@ -226,14 +273,17 @@ impl ConsumeSide {
             }),
             ConsumeCommand::Unsubscribe { key, queue } => {
                 let at = self.consumers.iter().position(|consumer| consumer.key == key);
-                let consumer = at.map(|at| self.consumers.swap_remove(at).subscribed);
+                let consumer = at.map(|at| self.consumers.swap_remove(at));
+                let doubtful = consumer.as_ref().is_some_and(|consumer| self.is_cut_off(consumer));
                 Box::pin(async move {
-                    let unseen = match consumer {
-                        Some(consumer) => operator.unsubscribe(consumer, queue).await?,
+                    let given = match consumer {
+                        Some(Consumer { subscribed, .. }) => {
+                            Some(operator.unsubscribe(subscribed, queue, doubtful).await?)
+                        }
                         // The broker cancelled it before.
-                        None => Vec::new(),
+                        None => None,
                     };
-                    Ok(Completed::Unsubscribed { key, unseen })
+                    Ok(Completed::Unsubscribed { key, given })
                 })
             }
         }
@@ -258,6 +308,16 @@ impl ConsumeSide {
                 self.inbox.open(key);
                 Some(BrokerEvent::Subscribed { key, queue })
             }
+            Completed::Paused { key, source } => {
+                self.paused(key, source);
+                None
+            }
+            Completed::Resumed(resumed) => {
+                if let Some((key, consumer, tag)) = resumed {
+                    self.resumed(key, consumer, tag);
+                }
+                None
+            }
             Completed::Proven => {
                 self.told = self.proven;
                 Some(BrokerEvent::Settled { count: self.told })
@@ -265,15 +325,26 @@ impl ConsumeSide {
             Completed::Subscribed { key, subscribed } => {
                 let queue = subscribed.queue.clone();
                 self.starting = None;
-                self.consumers.push(Consumer { key, subscribed });
+                if let (Some(sluice), Some(source)) = (&self.sluice, subscribed.source) {
+                    sluice.learned(subscribed.tag.as_str().as_bytes(), source);
+                }
+                self.consumers.push(Consumer {
+                    key,
+                    stage: Stage::Runs,
+                    subscribed,
+                    unsettled: BTreeSet::new(),
+                    window: None,
+                });
                 Some(BrokerEvent::Subscribed { key, queue })
             }
-            Completed::Unsubscribed { key, unseen } => {
-                if let Some(sluice) = self.sluice.clone() {
-                    unseen.iter().for_each(|unseen| sluice.took(unseen.tag, unseen.bytes));
-                    self.requeue(sluice.end(tag_of(key).as_str().as_bytes()));
+            Completed::Unsubscribed { key, given } => {
+                if let Some(Given { source, tag, unseen }) = given {
+                    if let Some(sluice) = self.sluice.clone() {
+                        unseen.iter().for_each(|unseen| sluice.took(unseen.tag, unseen.bytes));
+                        self.give_back(source, sluice.end(tag.as_str().as_bytes()));
+                    }
+                    unseen.into_iter().for_each(|unseen| self.ledger.gave_back(unseen.tag));
                 }
-                unseen.into_iter().for_each(|unseen| self.ledger.gave_back(unseen.tag));
                 Some(BrokerEvent::Unsubscribed { key })
             }
         }

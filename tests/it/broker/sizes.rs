@@ -144,3 +144,165 @@ async fn given_up_halfway_all_of_it_is_back() {
     assert_eq!(back.len(), MESSAGES - 3);
     close(channel).await;
 }
+
+/// A subscription to a stream from its beginning.
+fn from_the_first(key: u64, stream: &str, prefetch: u16) -> BrokerCommand {
+    BrokerCommand::Subscribe(Subscribe {
+        binding: None,
+        consumer_arguments: vec![(text("x-stream-offset"), FieldValue::Text("first".into()))],
+        exclusive: false,
+        key: SubscriptionKey(key),
+        prefetch,
+        queue: existing(stream),
+        sharing: Sharing::Own,
+    })
+}
+
+async fn stream(bodies: impl Iterator<Item = Vec<u8>>) -> String {
+    let (admin, name) = (Rabbit::shared().admin().await, unique("bytes"));
+    admin.typed_queue(&name, "stream").await;
+    for body in bodies {
+        admin.send(&name, &body).await;
+    }
+    name
+}
+
+/// A stream takes nothing back; what was on its way is just left there.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_stream_that_is_given_up_halfway() {
+    let (broker, name) = (broker(), stream((0..30).map(|number| format!("{number:06}").into_bytes())).await);
+    let mut channel = lease(&broker).await;
+    subscribed(&mut channel, 2, &name, 1).await;
+    channel.execute(from_the_first(1, &name, 20));
+    assert!(matches!(next(&mut channel).await, BrokerEvent::Subscribed { .. }));
+    let first = delivery(&mut channel).await;
+    settle(&mut channel, tag(&first), Settlement::Ack);
+    eventually("others are on their way", async || channel.retained_bytes() > 4 << 10).await;
+    channel.execute(BrokerCommand::Unsubscribe { key: SubscriptionKey(1), queue: AfterUnsubscribe::Keep });
+    loop {
+        match next(&mut channel).await {
+            BrokerEvent::Unsubscribed { .. } => break,
+            BrokerEvent::Delivery(delivery) => settle(&mut channel, tag(&delivery), Settlement::Ack),
+            event => panic!("{event:?}"),
+        }
+    }
+    assert_eq!(channel.retained_bytes(), 0);
+    close(channel).await;
+    assert_eq!(broker.status().links_lost, 0);
+    Rabbit::shared().admin().await.delete(&name).await;
+}
+
+/// The prefetch would let all of them come at once; a client that collects them before it acknowledges any gets them all.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_stream() {
+    let (broker, name) = (broker(), stream((0..MESSAGES).map(body)).await);
+    let mut channel = lease(&broker).await;
+    channel.execute(from_the_first(1, &name, 100));
+    assert!(matches!(next(&mut channel).await, BrokerEvent::Subscribed { .. }));
+    eventually("it is full", async || channel.retained_bytes() >= 4 << 20).await;
+    let mut tags = Vec::new();
+    for wanted in 0..MESSAGES {
+        assert!(channel.retained_bytes() <= WAITING_MAX, "{}", channel.retained_bytes());
+        let delivery = delivery(&mut channel).await;
+        assert_eq!(number(&delivery), wanted);
+        tags.push(tag(&delivery));
+    }
+    tags.into_iter().for_each(|tag| settle(&mut channel, tag, Settlement::Ack));
+    assert_eq!(channel.retained_bytes(), 0);
+    close(channel).await;
+    assert_eq!(broker.status().links_lost, 0);
+    Rabbit::shared().admin().await.delete(&name).await;
+}
+
+/// Small ones behind large ones come many at a time again: each is acknowledged only when sixteen are there.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_stream_whose_messages_become_small_again() {
+    const SMALL: usize = 400;
+    let small = |number: usize| format!("{number:06}").into_bytes();
+    let bodies = (0..20 + SMALL).map(|number| if number < 20 { body(number) } else { small(number) });
+    let (broker, name) = (broker(), stream(bodies).await);
+    let mut channel = lease(&broker).await;
+    channel.execute(from_the_first(1, &name, 100));
+    assert!(matches!(next(&mut channel).await, BrokerEvent::Subscribed { .. }));
+    eventually("it is full", async || channel.retained_bytes() >= 4 << 20).await;
+    let mut most = 0;
+    for wanted in 0..20 + SMALL {
+        let delivery = delivery(&mut channel).await;
+        assert_eq!(number(&delivery), wanted);
+        settle(&mut channel, tag(&delivery), Settlement::Ack);
+        if wanted > 20 + SMALL / 2 {
+            most = most.max(channel.retained_bytes() / 1024);
+        }
+    }
+    assert!(most >= 4, "{most} small messages at most were on their way");
+    close(channel).await;
+    assert_eq!(broker.status().links_lost, 0);
+    Rabbit::shared().admin().await.delete(&name).await;
+}
+
+/// Somebody has read a stream and published what it brought, with all its headers, to a queue: no stream, and nothing is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_queue_that_looks_like_a_stream() {
+    let (broker, admin, name) = (broker(), Rabbit::shared().admin().await, unique("bytes"));
+    admin.queue(&name).await;
+    let publish = async |number: usize, body: &[u8]| {
+        let mut headers = lapin::types::FieldTable::default();
+        let offset = lapin::types::AMQPValue::LongLongInt(i64::try_from(number).expect("small"));
+        headers.insert("x-stream-offset".into(), offset);
+        admin.publish("", &name, lapin::BasicProperties::default().with_headers(headers), body).await;
+    };
+    for number in 0..30 {
+        publish(number, &body(number)).await;
+    }
+    let mut channel = lease(&broker).await;
+    subscribed(&mut channel, 1, &name, 100).await;
+    eventually("it is full", async || channel.retained_bytes() >= 4 << 20).await;
+    for wanted in 0..10 {
+        let delivery = delivery(&mut channel).await;
+        assert_eq!(number(&delivery), wanted);
+        settle(&mut channel, tag(&delivery), Settlement::Ack);
+    }
+    channel.execute(BrokerCommand::Unsubscribe { key: SubscriptionKey(1), queue: AfterUnsubscribe::Keep });
+    loop {
+        match next(&mut channel).await {
+            BrokerEvent::Unsubscribed { .. } => break,
+            BrokerEvent::Delivery(delivery) => settle(&mut channel, tag(&delivery), Settlement::Nack { requeue: true }),
+            event => panic!("{event:?}"),
+        }
+    }
+    while_driving(&mut channel, eventually("all are back", async || admin.ready(&name).await == Some(20))).await;
+    close(channel).await;
+    admin.delete(&name).await;
+}
+
+/// One at a time has room: each of the others is sent back and comes again, in order and not flagged.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_shared_queue() {
+    let port = Rabbit::shared().amqp_port();
+    let config = BrokerConfig { shared_waiting_bytes_max: 1, shared_buffer_bytes_max: 64 << 20, ..config(&[port]) };
+    let budget = config.budget.clone();
+    let (broker, admin) = (Broker::new(config).expect("the configuration is fine"), Rabbit::shared().admin().await);
+    let key = unique("bytes");
+    let mut channel = lease(&broker).await;
+    channel.execute(BrokerCommand::Subscribe(Subscribe {
+        binding: Some(Binding { arguments: vec![], exchange: text("amq.topic"), routing_key: text(&key) }),
+        consumer_arguments: vec![],
+        exclusive: false,
+        key: SubscriptionKey(1),
+        prefetch: 100,
+        queue: SubscribedQueue::Declared(QueueDeclaration { auto_delete: true, ..declaration(&unique("bytes")) }),
+        sharing: Sharing::Shared(Overflow::Disconnect),
+    }));
+    assert!(matches!(next(&mut channel).await, BrokerEvent::Subscribed { .. }));
+    let used = budget.used();
+    for number in 0..100 {
+        admin.publish("amq.topic", &key, lapin::BasicProperties::default(), &body(number)[..100_000]).await;
+    }
+    for wanted in 0..100 {
+        let delivery = delivery(&mut channel).await;
+        assert_eq!((number(&delivery), delivery.redelivered), (wanted, false));
+    }
+    close(channel).await;
+    // But for the buffers of its AMQP connection.
+    eventually("nothing of it is counted", async || budget.used() <= used + (4 << 20)).await;
+}
