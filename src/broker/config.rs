@@ -32,6 +32,8 @@ pub(super) const SHARED_BUFFER_MESSAGES_MAX: usize = 10_000;
 pub(super) const RETURN_PATIENCE: Duration = Duration::from_millis(500);
 /// The same for a shared queue, which has no other consumer: only its end makes this wait in vain.
 pub(super) const SHARED_RETURN_PATIENCE: Duration = Duration::from_secs(5);
+/// Frames for which lapin has room in each of its two buffers, for reading and for writing.
+pub(super) const BUFFERED_FRAMES: usize = 32;
 /// The default of [`BrokerConfig::shared_waiting_bytes_max`].
 const SHARED_WAITING_BYTES_MAX: usize = 16 << 20;
 /// TCP keepalive: first probe after this much silence, next ones at the same distance.

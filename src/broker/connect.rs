@@ -116,7 +116,7 @@ async fn connect_to(target: &Target<'_>, endpoint: &Endpoint) -> Result<Connecte
         .map_err(|error| unavailable(error.to_string()))?;
     let wire = Arc::new(Wire::new(target.repaired_frames.clone()));
     let guard = Guard::new(target.name.clone(), target.config.frame_bytes_max, wire.clone());
-    let stream = Mutex::new(Some(GuardedStream::new(transport, guard, wire.clone())));
+    let stream = Mutex::new(Some(GuardedStream::new(transport, guard, wire.clone(), target.config)));
     // Called once: there is no recovery and no retry.
     let hand_over = async move |_, _| {
         let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();

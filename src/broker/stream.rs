@@ -1,9 +1,10 @@
 //! The byte stream under lapin: TCP or TLS, read through the guard, with a switch that cuts it from outside.
 
-use super::config::{Encryption, KEEPALIVE, Node};
+use super::config::{BUFFERED_FRAMES, BrokerConfig, Encryption, KEEPALIVE, Node};
 use super::guard::Guard;
 use super::outbound::OutboundGuard;
 use super::wire::Wire;
+use crate::budget::Charge;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -86,8 +87,40 @@ impl tokio::io::AsyncWrite for Transport {
     }
 }
 
+/// Counts what lapin's buffers hold: two rings that are filled once round and then kept, however little is in them.
+struct Buffers {
+    bytes_max: usize,
+    charge: Charge,
+    read: usize,
+    written: usize,
+}
+
+impl Buffers {
+    fn new(config: &BrokerConfig) -> Buffers {
+        let bytes_max = BUFFERED_FRAMES * config.frame_bytes_max as usize;
+        Buffers { bytes_max, charge: config.budget.charge(0), read: 0, written: 0 }
+    }
+
+    fn read(&mut self, bytes: usize) {
+        fill(&mut self.read, bytes, self.bytes_max, &self.charge);
+    }
+
+    fn written(&mut self, bytes: usize) {
+        fill(&mut self.written, bytes, self.bytes_max, &self.charge);
+    }
+}
+
+fn fill(filled: &mut usize, bytes: usize, bytes_max: usize, charge: &Charge) {
+    let more = bytes.min(bytes_max - *filled);
+    if more > 0 {
+        *filled += more;
+        charge.grow(more);
+    }
+}
+
 /// What lapin reads and writes.
 pub(super) struct GuardedStream {
+    buffers: Buffers,
     guard: Guard,
     outbound: OutboundGuard,
     transport: Transport,
@@ -96,8 +129,8 @@ pub(super) struct GuardedStream {
 
 impl GuardedStream {
     /// `guard` writes to `wire`.
-    pub(super) fn new(transport: Transport, guard: Guard, wire: Arc<Wire>) -> GuardedStream {
-        GuardedStream { guard, outbound: OutboundGuard::default(), transport, wire }
+    pub(super) fn new(transport: Transport, guard: Guard, wire: Arc<Wire>, config: &BrokerConfig) -> GuardedStream {
+        GuardedStream { buffers: Buffers::new(config), guard, outbound: OutboundGuard::default(), transport, wire }
     }
 }
 
@@ -109,12 +142,14 @@ impl Drop for GuardedStream {
 
 impl AsyncRead for GuardedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let GuardedStream { guard, transport, wire, .. } = self.get_mut();
+        let GuardedStream { buffers, guard, transport, wire, .. } = self.get_mut();
         let asked = buffer.len();
         let result = ready!(guard.poll_fill(buffer, |space| {
             let mut space = ReadBuf::new(space);
             ready!(Pin::new(&mut *transport).poll_read(cx, &mut space))?;
             wire.heard();
+            // Before the guard takes anything out: it has been in the buffer then.
+            buffers.read(space.filled().len());
             Poll::Ready(Ok(space.filled().len()))
         }));
         if result.is_err() || matches!(result, Ok(0) if asked > 0) {
@@ -126,8 +161,12 @@ impl AsyncRead for GuardedStream {
 
 impl AsyncWrite for GuardedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let GuardedStream { outbound, transport, .. } = self.get_mut();
-        outbound.poll_write(bytes, |bytes| Pin::new(&mut *transport).poll_write(cx, bytes))
+        let GuardedStream { buffers, outbound, transport, .. } = self.get_mut();
+        let written = ready!(outbound.poll_write(bytes, |bytes| Pin::new(&mut *transport).poll_write(cx, bytes)));
+        if let Ok(bytes) = &written {
+            buffers.written(*bytes);
+        }
+        Poll::Ready(written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -306,3 +306,30 @@ async fn of_a_shared_queue() {
     // But for the buffers of its AMQP connection.
     eventually("nothing of it is counted", async || budget.used() <= used + (4 << 20)).await;
 }
+
+/// The buffers below lapin are nobody's, and count for the process as far as they have been used.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_the_buffers_of_amqp_connections() {
+    const RING: usize = 4 << 20;
+    let (config, admin, name) =
+        (config(&[Rabbit::shared().amqp_port()]), Rabbit::shared().admin().await, unique("bytes"));
+    let budget = config.budget.clone();
+    let (before, broker) = (budget.used(), Broker::new(config).expect("the configuration is fine"));
+    admin.queue(&name).await;
+    let mut channel = lease(&broker).await;
+    subscribed(&mut channel, 1, &name, 1).await;
+    assert!(budget.used() < before + (1 << 20), "{}", budget.used() - before);
+    for number in 0..10 {
+        admin.send(&name, &body(number)).await;
+    }
+    for _ in 0..10 {
+        let delivery = delivery(&mut channel).await;
+        settle(&mut channel, tag(&delivery), Settlement::Ack);
+    }
+    let counted = budget.used() - before;
+    assert!((RING..RING + (1 << 20)).contains(&counted), "{counted}");
+    close(channel).await;
+    broker.shutdown().await;
+    eventually("they are given back", async || budget.used() == before).await;
+    admin.delete(&name).await;
+}
