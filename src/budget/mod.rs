@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 
-/// A connection that is not yet a WebSocket: its task, TLS and HTTP, with a request head or a client's first TLS record.
-pub const STRANGER_BYTES: usize = 48 << 10;
+/// A connection that is not yet a WebSocket: its task, TLS and HTTP. Its request head, or its TLS handshake, comes on top
+/// ([`BudgetLimits::stranger`]).
+pub const STRANGER_BYTES: usize = 32 << 10;
 
 /// An idle WebSocket, with TLS and a session: what it keeps beside the bytes that are counted as they come.
 pub const SESSION_BYTES: usize = 24 << 10;
@@ -50,12 +51,15 @@ pub struct BudgetLimits {
     pub process: usize,
     /// `limits.session_bytes_max`
     pub session: usize,
+    /// No limit, but what a connection without a WebSocket counts for: the most that it can hold.
+    pub stranger: usize,
     /// `limits.user_bytes_max`
     pub user: usize,
 }
 
 impl BudgetLimits {
-    pub const UNLIMITED: BudgetLimits = BudgetLimits { process: usize::MAX, session: usize::MAX, user: usize::MAX };
+    pub const UNLIMITED: BudgetLimits =
+        BudgetLimits { process: usize::MAX, session: usize::MAX, stranger: STRANGER_BYTES, user: usize::MAX };
 
     fn share(self, thousandths: usize) -> usize {
         self.process / 1000 * thousandths
@@ -199,7 +203,7 @@ impl Budget {
         table.holders.insert(number, Arc::downgrade(&holder));
         drop(table);
         let account = Account { budget: self.clone(), holder, number };
-        account.set(STRANGER_BYTES, 0);
+        account.set(self.limits().stranger, 0);
         account
     }
 
@@ -450,7 +454,8 @@ mod tests {
     use super::*;
 
     const MIB: usize = 1 << 20;
-    const LIMITS: BudgetLimits = BudgetLimits { process: 200 * MIB, session: 50 * MIB, user: 80 * MIB };
+    const LIMITS: BudgetLimits =
+        BudgetLimits { process: 200 * MIB, session: 50 * MIB, stranger: STRANGER_BYTES, user: 80 * MIB };
 
     fn chosen(account: &Account) -> Option<Excess> {
         match account.poll_chosen(&mut Context::from_waker(Waker::noop())) {

@@ -13,7 +13,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
@@ -133,6 +135,8 @@ pub struct Place {
     /// Cancelled when this client shall leave.
     pub drain: CancellationToken,
     number: u64,
+    /// It has a WebSocket.
+    open: AtomicBool,
     user: Mutex<Option<String>>,
 }
 
@@ -194,7 +198,15 @@ impl Clients {
         let deadline = now + limits.stranger_timeout;
         drop(table);
         let account = self.0.budget.account();
-        Some(Place { account, clients: self.clone(), deadline, drain, number, user: Mutex::default() })
+        Some(Place {
+            account,
+            clients: self.clone(),
+            deadline,
+            drain,
+            number,
+            open: AtomicBool::new(false),
+            user: Mutex::default(),
+        })
     }
 
     /// Memory is short: newcomers have to come later.
@@ -365,11 +377,20 @@ impl Place {
 
     /// Its WebSocket is open.
     pub fn opened(&self) {
+        self.open.store(true, Ordering::Relaxed);
         let mut table = self.clients.table();
         table.tasks.remove(&self.number);
         if let Some(client) = table.clients.get_mut(&self.number) {
             client.open = true;
         }
+    }
+
+    /// Ready when it holds too much and has no WebSocket in which it could be told so.
+    pub fn poll_ended_untold(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.open.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        self.account.poll_chosen(cx).map(drop)
     }
 
     /// Whether its place went to another one.

@@ -11,11 +11,11 @@ use crate::auth::{
     AttemptLimits, AuthConfig, Authenticator, KeySet, KeySourceConfig, Keys, Origin, Rules, TokenConfig, Upstream,
 };
 use crate::broker::{BrokerConfig, Encryption, Node};
-use crate::budget::BudgetLimits;
 use crate::budget::machine::Memory;
+use crate::budget::{BudgetLimits, STRANGER_BYTES};
 use crate::clients::{ClientLimits, NetworkSize, PaceLimits};
 use crate::connection::ConnectionConfig;
-use crate::listener::tls::{Acceptor, CertificateFiles, ClientAuth, TlsConfig};
+use crate::listener::tls::{Acceptor, CertificateFiles, ClientAuth, TlsConfig, handshake_bytes_max};
 use crate::listener::{
     CookieConfig, HostConfig, HostPattern, ListenerConfig, Literals, OriginPattern, PresentedConfig, ProxyConfig,
     StaticRoot, WebSocketConfig,
@@ -229,7 +229,9 @@ impl Config {
         let process = limits.memory_max.unwrap_or(memory.bytes / MEMORY_PARTS * MEMORY_PARTS_USED);
         let least = self.stomp.frame_bytes_max.saturating_mul(FRAME_COPIES);
         let session = limits.session_bytes_max.unwrap_or((process / SESSION_PARTS).min(SESSION_BYTES_MAX).max(least));
-        BudgetLimits { process, session, user: limits.user_bytes_max.unwrap_or(usize::MAX) }
+        let handshake = handshake_bytes_max(self.tls.client_auth.is_some());
+        let stranger = STRANGER_BYTES + self.http.head_bytes_max.max(handshake);
+        BudgetLimits { process, session, stranger, user: limits.user_bytes_max.unwrap_or(usize::MAX) }
     }
 
     /// The same for people: how much, and where the number comes from.

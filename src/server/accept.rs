@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 use super::state::Serving;
 use crate::audit;
 use crate::broker::Broker;
+use crate::budget::Excess;
 use crate::clients::{Clients, Place};
 use crate::config::ListenUrl;
 use crate::connection;
@@ -98,7 +99,7 @@ impl Door {
         let (broker, metrics, stop) = (broker.clone(), metrics.clone(), clients.stop().clone());
         let place = Arc::new(place);
         let gate = Arc::new(Counted { clients: clients.clone(), metrics: metrics.clone(), place: place.clone() });
-        let served = place.clone();
+        let (served, ended) = (place.clone(), metrics.clone());
         let task = tokio::spawn(async move {
             let on_open = {
                 let place = place.clone();
@@ -106,7 +107,14 @@ impl Door {
                     connection::run(socket, opened, broker.clone(), sessions.clone(), metrics.clone(), place.clone())
                 }
             };
-            serve_connection(socket, peer, listener, stop, gate, on_open).await;
+            let service = serve_connection(socket, peer, listener, stop, gate, on_open);
+            tokio::select! {
+                () = service => {}
+                () = std::future::poll_fn(|cx| place.poll_ended_untold(cx)) => {
+                    ended.ended_for_memory(Excess::Process.label());
+                    debug!(%peer, key = "limits.memory_max", "a connection without a WebSocket is ended: memory is short");
+                }
+            }
         });
         served.served_by(task.abort_handle());
     }

@@ -40,8 +40,10 @@ pub(super) async fn accept(
                     let served = place.clone();
                     let task = tokio::spawn(async move {
                         let config = RedirectConfig { hosts: &hosts, port, head_timeout, head_bytes_max };
-                        redirect_connection(socket, peer, config, stop).await;
-                        drop(place);
+                        tokio::select! {
+                            () = redirect_connection(socket, peer, config, stop) => {}
+                            () = std::future::poll_fn(|cx| place.poll_ended_untold(cx)) => {}
+                        }
                     });
                     served.served_by(task.abort_handle());
                 }

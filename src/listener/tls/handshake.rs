@@ -36,6 +36,11 @@ const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
 /// The same where clients show certificates, with those of their authorities.
 const CERTIFIED_HANDSHAKE_BYTES_MAX: usize = 32 << 10;
 
+/// What a client may send for its handshake, and the library keep of it.
+pub fn handshake_bytes_max(shows_certificate: bool) -> usize {
+    if shows_certificate { CERTIFIED_HANDSHAKE_BYTES_MAX } else { HANDSHAKE_BYTES_MAX }
+}
+
 /// Answer to plain HTTP on a TLS port.
 const PLAINTEXT_ANSWER: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
     Content-Length: 51\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n\
@@ -158,7 +163,7 @@ async fn shake_hands(
         Ok(_) => return Err((lost(&io::ErrorKind::UnexpectedEof.into()), None)),
         Err(error) => return Err((lost(&error), None)),
     }
-    let bytes_max = if name.is_some() { CERTIFIED_HANDSHAKE_BYTES_MAX } else { HANDSHAKE_BYTES_MAX };
+    let bytes_max = handshake_bytes_max(name.is_some());
     match TlsAcceptor::from(config).accept(Metered::new(socket, bytes_max)).into_fallible().await {
         Ok(mut stream) => {
             stream.get_mut().0.release();

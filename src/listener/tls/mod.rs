@@ -15,8 +15,8 @@ use std::path::PathBuf;
 pub use self::acceptor::{Acceptor, Refresh};
 pub use self::certificates::Leaf;
 pub use self::client::{ClientAuth, ClientCertificate, Demand, Judged, NAME_BYTES_MAX, NameSource};
-pub use self::handshake::Handshake;
 pub(super) use self::handshake::is_handshake;
+pub use self::handshake::{Handshake, handshake_bytes_max};
 pub use self::material::{TlsError, exposure};
 pub(super) use self::metered::Metered;
 

@@ -5,7 +5,9 @@ use crate::support::condition::eventually;
 use crate::support::process::get;
 use crate::support::rabbit::{Rabbit, unique};
 use crate::support::relay::Relay;
-use crate::support::stomp::Client;
+use crate::support::stomp::{Client, address};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 async fn worker(relay: &Relay) -> (Client, String) {
     let (mut client, topic) = (relay.client().await, format!("/topic/{}", unique("worker")));
@@ -97,4 +99,26 @@ async fn beyond_the_process_limit_the_largest_are_ended_and_sessions_work_on() {
     small.receipt("done").await;
     works(&mut neighbour, &topic).await;
     assert!(has_metric(&relay, "memory_sessions_ended_total{limit=\"process\"} 1").await);
+}
+
+/// Who has no WebSocket can't be told why, and goes all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_the_process_limit_strangers_go_too() {
+    let settings =
+        "[limits]\nmemory_max = \"64MiB\"\nsession_bytes_max = \"32MiB\"\n[http]\nhead_bytes_max = \"1MiB\"\n";
+    let relay = Relay::start_with(Rabbit::shared(), settings);
+    let (mut neighbour, topic) = worker(&relay).await;
+    let mut strangers = Vec::new();
+    for _ in 0..48 {
+        let mut socket = TcpStream::connect(address(&relay.ws)).await.expect("the relay listens");
+        // It may be closed already.
+        let _ = socket.write_all(b"GET / HTTP/1.1\r\n").await;
+        strangers.push(socket);
+    }
+    eventually("some of them have gone", async || {
+        has_metric(&relay, "memory_sessions_ended_total{limit=\"process\"} 1").await
+            || !has_metric(&relay, "memory_sessions_ended_total{limit=\"process\"} 0").await
+    })
+    .await;
+    works(&mut neighbour, &topic).await;
 }
