@@ -119,6 +119,7 @@ fn limits() -> Vec<Case> {
             sizes.enumerate().map(|(number, size)| format!("h{number:02}:{}", "v".repeat(size - 9))).collect();
         send(&lines.join("\n"))
     };
+    let keys = |count: usize| vec!["k"; count].join(",");
     let commas = ",".repeat(HEADER_LINE_MAX - 4);
     let filler = "v".repeat(HEADER_LINE_MAX - 4);
     let bindings: Vec<String> = (0..90).map(|number| format!("x-bind-{number:02}:{filler:.10000}")).collect();
@@ -145,6 +146,12 @@ fn limits() -> Vec<Case> {
         case(
             "lists that grow",
             &send(&format!("CC:{commas}\nBCC:{commas}\na:{filler}\nb:{filler}\nc:{filler}\nd:{filler}")),
+            Error("Invalid header", "limit.copies", 1002),
+        ),
+        case("most copies", &send(&format!("CC:{}\nBCC:{}", keys(60), keys(40))), Fine),
+        case(
+            "copies over the limit",
+            &send(&format!("CC:{}\nBCC:{}", keys(60), keys(41))),
             Error("Invalid header", "limit.copies", 1002),
         ),
         case(

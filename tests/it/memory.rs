@@ -5,6 +5,7 @@ mod budget;
 mod crowd;
 mod stages;
 mod taken;
+mod turns;
 
 use crate::support::relay::Relay;
 use crate::support::stomp::{Client, Received};
