@@ -25,7 +25,8 @@ const PING_INTERVAL: Duration = Duration::from_millis(500);
 #[tokio::test(flavor = "multi_thread")]
 async fn attackers_at_all_limits_neither_end_the_others_nor_keep_the_memory() {
     let _alone = alone().await;
-    let settings = "[limits]\nmemory_max = \"512MiB\"\n";
+    // The first clients answer no ping before the last one has come.
+    let settings = "[limits]\nmemory_max = \"512MiB\"\n[websocket]\nping_interval = \"5m\"\n";
     let relay = RelayProcess::start(env!("CARGO_BIN_EXE_stomp-relay"), &[Rabbit::shared().uri()], settings, 2048);
     let mut working = Vec::new();
     for _ in 0..WORKING {
