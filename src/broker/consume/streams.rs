@@ -65,11 +65,11 @@ pub(super) struct Window {
     granted: usize,
     /// The last one that was handed out.
     last: Option<i64>,
-    /// Bytes of the largest one since the consumer was made.
+    /// Bytes of the largest one of those that `taken` counts.
     largest: usize,
     /// How often the consumer was made anew.
     renewals: u32,
-    /// Handed out since then.
+    /// Handed out since it was last looked at how large they are.
     taken: usize,
 }
 
@@ -85,17 +85,35 @@ impl Window {
         self.taken += 1;
     }
 
+    fn has_seen_enough(&self) -> bool {
+        self.taken >= CALM.max(GROWTH * self.granted)
+    }
+
+    /// Whether more messages of the size that came lately would fit.
+    fn has_room(&self, bytes_max: usize) -> bool {
+        self.largest * self.granted * GROWTH <= bytes_max / 2
+    }
+
+    /// One large message must not count for ever.
+    fn look_again(&mut self, bytes_max: usize) {
+        if self.has_seen_enough() && !self.has_room(bytes_max) {
+            self.begin_count();
+        }
+    }
+
+    fn begin_count(&mut self) {
+        (self.largest, self.taken) = (SMALL, 0);
+    }
+
     /// Whether more than now would fit. `left` is what is left of the client's prefetch.
     fn is_narrow(&self, bytes_max: usize, left: usize) -> bool {
-        self.taken >= CALM.max(GROWTH * self.granted)
-            && left >= 2 * self.granted
-            && self.largest * self.granted * GROWTH <= bytes_max / 2
+        self.has_seen_enough() && left >= 2 * self.granted && self.has_room(bytes_max)
     }
 
     /// Whether nothing more comes before the client settles something, although it asked for more.
     fn is_used_up(&self, unsettled: &BTreeSet<u64>, left: usize) -> bool {
-        let of_this = || self.first.map_or(0, |first| unsettled.range(first..).count());
-        left > 0 && self.taken >= self.granted && of_this() >= self.granted
+        let of_this = || self.first.map_or(0, |first| unsettled.range(first..).take(self.granted).count());
+        left > 0 && of_this() >= self.granted
     }
 
     /// What the next consumer is granted, and where it begins; none if that is not known.
@@ -105,9 +123,12 @@ impl Window {
             None if self.is_narrow(bytes_max, left) => self.granted * GROWTH,
             None => self.granted,
         };
-        self.granted = granted.min(left).max(1);
+        let before = std::mem::replace(&mut self.granted, granted.min(left).max(1));
         let from = cut.and_then(|cut| cut.first).or(self.last.map(|last| last.saturating_add(1)));
-        (self.first, self.largest, self.taken) = (None, SMALL, 0);
+        self.first = None;
+        if self.granted != before {
+            self.begin_count();
+        }
         self.renewals += 1;
         from.map(|from| (self.granted, from))
     }
@@ -158,6 +179,9 @@ impl ConsumeSide {
             return;
         }
         for at in 0..self.consumers.len() {
+            if let Some(window) = &mut self.consumers[at].window {
+                window.look_again(sluice.bytes_max());
+            }
             let consumer = &self.consumers[at];
             let (key, Some(left)) = (consumer.key, consumer.left()) else { continue };
             let command = match consumer.stage {
