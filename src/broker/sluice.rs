@@ -78,6 +78,8 @@ struct State {
     /// Heads above the usual size, by delivery tag.
     large_heads: HashMap<u64, usize>,
     next: u32,
+    /// How many at the front of `withheld` had been requeued and found no room when they came again: they are before all others.
+    returned: usize,
     /// Requeued, and not seen again.
     returning: usize,
     /// Of queues, in the order in which they came.
@@ -175,7 +177,7 @@ impl Sluice {
         }
         let mut state = self.lock();
         let full = self.is_full();
-        let State { consumers, cuts, returning, withheld, withheld_of, .. } = &mut *state;
+        let State { consumers, cuts, returned, returning, withheld, withheld_of, .. } = &mut *state;
         let verdict = match consumers.get_mut(delivered.consumer) {
             None => return Verdict::PassAndLearn,
             Some(Consumer { cut, source: Source::Stream, .. }) => {
@@ -191,12 +193,15 @@ impl Sluice {
                 let awaited = delivered.redelivered && *returning > 0;
                 *returning -= usize::from(awaited);
                 let behind = *returning > 0 || withheld_of.contains_key(&consumer.number);
-                if !full && (awaited || delivered.redelivered || !behind) {
+                let overtakes = awaited && *returned > 0;
+                if !full && !overtakes && (awaited || delivered.redelivered || !behind) {
                     Verdict::Pass
                 } else {
                     *withheld_of.entry(consumer.number).or_default() += 1;
                     self.taken_out.fetch_add(1, Ordering::Relaxed);
-                    withheld.push_back(Withheld { bytes: 0, consumer: consumer.number, tag: delivered.tag });
+                    let at = if awaited { *returned } else { withheld.len() };
+                    *returned += usize::from(awaited);
+                    withheld.insert(at, Withheld { bytes: 0, consumer: consumer.number, tag: delivered.tag });
                     Verdict::Withhold
                 }
             }
@@ -235,8 +240,12 @@ impl Sluice {
     }
 
     fn weighed(&self, tag: u64, bytes: usize) {
-        // It came last, unless its consumer has ended meanwhile.
-        if let Some(withheld) = self.lock().withheld.back_mut().filter(|withheld| withheld.tag == tag) {
+        let mut state = self.lock();
+        // It came last, of those or of all, unless its consumer has ended meanwhile.
+        let of_returned =
+            state.returned.checked_sub(1).filter(|at| state.withheld.get(*at).is_some_and(|w| w.tag == tag));
+        let Some(at) = of_returned.or(state.withheld.len().checked_sub(1)) else { return };
+        if let Some(withheld) = state.withheld.get_mut(at).filter(|withheld| withheld.tag == tag) {
             withheld.bytes = bytes;
         }
     }
@@ -280,6 +289,7 @@ impl Sluice {
                 tags.push(withheld.tag);
                 let number = withheld.consumer;
                 state.withheld.pop_front();
+                state.returned = state.returned.saturating_sub(1);
                 state.give_up_one(number);
             }
             state.returning = tags.len();
@@ -311,7 +321,6 @@ impl Sluice {
         *withheld_of.entry(consumer.number).or_default() += tags.len();
         let bytes = bytes / tags.len();
         withheld.extend(tags.into_iter().map(|tag| Withheld { bytes, consumer: consumer.number, tag }));
-        withheld.make_contiguous().sort_unstable_by_key(|withheld| withheld.tag);
         self.note(&state);
     }
 
@@ -322,6 +331,8 @@ impl Sluice {
         state.cuts -= usize::from(!cut.tags.is_empty());
         let mut tags = cut.tags;
         if state.withheld_of.remove(&number).is_some() {
+            let ended = state.withheld.iter().take(state.returned).filter(|withheld| withheld.consumer == number);
+            state.returned -= ended.count();
             let all = std::mem::take(&mut state.withheld).into_iter();
             let (ended, others) = all.partition::<VecDeque<_>, _>(|withheld| withheld.consumer == number);
             state.withheld = others;
