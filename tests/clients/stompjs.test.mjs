@@ -9,6 +9,7 @@ import { Client, Versions } from "@stomp/stompjs";
 import WebSocket from "ws";
 
 const DEADLINE_MS = 15_000;
+const SESSIONS = 20;
 const urls = [process.env.RELAY_WS_URL, process.env.RELAY_WSS_URL].filter(Boolean);
 const ca = process.env.RELAY_CA ? readFileSync(process.env.RELAY_CA) : undefined;
 let counter = 0;
@@ -264,6 +265,41 @@ for (const url of urls) {
     assert.equal((await stays.take()).body, "after");
     assert.equal(left.waiting, 0);
   });
+
+  // As a page's framework does it: the effect that unsubscribes and the one that subscribes run in one tick, often with one id.
+  for (const [what, prefix, headers, ending] of [
+    ["of a topic", "/topic/", {}, {}],
+    ["of a topic with ack:client", "/topic/", { ack: "client" }, {}],
+    ["that is durable", "/topic/", { durable: "true", "auto-delete": "false" }, { durable: "true" }],
+    ["of a queue", "/queue/", {}, {}],
+    ["of a queue that goes with its last subscription", "/queue/", { durable: "false", "auto-delete": "true" }, {}],
+  ]) {
+    check(`a subscription ${what} is made again in one tick`, async (t) => {
+      for (let session = 0; session < SESSIONS; session++) {
+        const peer = await connected(t, url);
+        const destination = `${prefix}${unique("again")}`;
+        let onMessage;
+        const mount = (wanted = {}) =>
+          peer.client.subscribe(destination, (message) => onMessage(message), { id: "component", ...headers, ...wanted });
+        let subscription;
+        await peer.receipt((wanted) => (subscription = mount(wanted)), "SUBSCRIBE");
+        for (let again = 0; again < 3; again++) {
+          await peer.receipt((wanted) => {
+            subscription.unsubscribe();
+            subscription = mount(wanted);
+          }, "SUBSCRIBE");
+        }
+        const message = new Promise((resolve) => (onMessage = resolve));
+        await peer.send(destination, "still there");
+        const got = await deadline(message, "MESSAGE");
+        assert.equal(got.body, "still there");
+        if (headers.ack) got.ack();
+        await peer.receipt((wanted) => subscription.unsubscribe({ ...ending, ...wanted }), "UNSUBSCRIBE");
+        assert.deepEqual(peer.errors, []);
+        assert.equal((await peer.disconnect()).command, "RECEIPT");
+      }
+    });
+  }
 
   check("heart-beats go both ways and keep an idle connection", async (t) => {
     const beats = 4;
