@@ -1,7 +1,8 @@
-//! RabbitMQ is short of memory and blocks publishing: SENDs wait at their bound, everything else goes on.
+//! RabbitMQ is short of memory or disk and blocks publishing: SENDs wait at their bound, everything else goes on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use stomp_relay::server::{Ended, Signal};
 use tokio::task::block_in_place;
 
 use super::{Mix, alone, assert_unharmed, load};
@@ -161,4 +162,55 @@ async fn who_starts_to_publish_under_an_alarm_waits_undisturbed() {
     first.receipt("first").await;
     second.receipt("second").await;
     second.quiet().await;
+}
+
+async fn set_disk_alarm(rabbit: &Rabbit, limit: &str, raised: bool) {
+    block_in_place(|| rabbit.ctl(&["set_disk_free_limit", limit]));
+    until("the alarm is as it should be", Duration::from_secs(30), || {
+        block_in_place(|| rabbit.ctl(&["eval", "rabbit_alarm:get_alarms()."]).contains("disk")) == raised
+    })
+    .await;
+}
+
+/// What waits is refused with an ERROR, and the process keeps its one deadline.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_under_an_alarm_ends_at_its_deadline() {
+    const SENDS: usize = 20;
+    let _alone = alone().await;
+    let rabbit = block_in_place(Rabbit::start);
+    for resource in ["memory", "disk"] {
+        let settings = "[drain]\ndelay = \"0s\"\nspread = \"0s\"\ntimeout = \"5s\"\n\
+                        [session]\nunconfirmed_messages_max = 10\n";
+        let relay = Relay::start_with(&rabbit, settings);
+        let mut idle = relay.client().await;
+        let mut client = relay.client().await;
+        client.send("SEND\ndestination:/topic/probe\nreceipt:before\n\n").await;
+        client.receipt("before").await;
+        match resource {
+            "memory" => raise(&rabbit).await,
+            _ => set_disk_alarm(&rabbit, "100000GB", true).await,
+        }
+        send_until_blocked(&mut client, "stuck").await;
+        for _ in 1..SENDS {
+            client.send("SEND\ndestination:/topic/probe\n\n").await;
+        }
+        let start = Instant::now();
+        relay.signal(Signal::Stop).await;
+        assert_eq!(idle.closed().await.0, 1012);
+        let error = client.error("Server draining").await;
+        assert_eq!((error.header("error-code"), error.header("receipt-id")), (Some("drain.unfinished"), Some("stuck")));
+        let body = String::from_utf8_lossy(&error.body);
+        let counts = ["SENDs that may not have arrived: ", "frames behind them that were not looked at: "];
+        let told = counts.iter().filter_map(|what| body.lines().find_map(|line| line.strip_prefix(what)));
+        let told: usize = told.map(|number| number.parse::<usize>().expect("a number")).sum();
+        assert_eq!(told, SENDS, "{body}");
+        assert_eq!(client.closed().await.0, 1012);
+        assert_eq!(relay.ended().await, Ended::Drained);
+        // Twice the deadline is what it used to be.
+        assert!(start.elapsed() < Duration::from_secs(10), "{resource}: {:?}", start.elapsed());
+        match resource {
+            "memory" => clear(&rabbit).await,
+            _ => set_disk_alarm(&rabbit, "1MB", false).await,
+        }
+    }
 }
