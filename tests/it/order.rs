@@ -1,5 +1,7 @@
 //! Frames that are sent in one go have the effect that they have one by one, on a real RabbitMQ.
 
+mod sequences;
+
 use crate::support::cut_proxy::{CutProxy, Passage};
 use crate::support::rabbit::{Rabbit, unique};
 use crate::support::relay::Relay;

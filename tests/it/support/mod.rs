@@ -9,6 +9,7 @@ pub mod fault_proxy;
 pub mod front_proxy;
 pub mod lease;
 pub mod process;
+pub mod queue_states;
 pub mod rabbit;
 pub mod raw_http;
 pub mod relay;
