@@ -22,7 +22,6 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::audit;
 use crate::broker::{Broker, BrokerStatus, Role};
 use crate::budget::Budget;
 use crate::clients::Clients;
@@ -30,6 +29,7 @@ use crate::listener::{HostConfig, named_host};
 use crate::metrics::Metrics;
 use crate::patience;
 use crate::readiness::Readiness;
+use crate::{audit, lost_lines};
 
 /// For a request's head, and between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -87,6 +87,7 @@ impl View {
             &[("", usize::from(self.readiness.is_draining()))],
         )?;
         counter(&mut text, "audit_events_lost", "Events that the audit log could not take", audit::losses().0)?;
+        counter(&mut text, "log_lines_lost", "Lines of the log that standard error did not take", lost_lines::count())?;
         let left_out = self.clients.left_out();
         counter(&mut text, "stranger_events_left_out", "Events about strangers that no log tells", left_out)?;
         let help = "Clients that had not logged in and gave their places to others";

@@ -10,7 +10,7 @@
 //! 4  config  admin  readiness  connection  login   connection: where transport, codec, session and broker channel meet
 //! 3  listener  broker  auth  dev_cert        adapters: each knows one outside world, none knows another
 //! 2  metrics  clients  audit  patience       what is counted; who is connected, and the cap; what is put on record; deadlines
-//! 2  descriptors  sparse                     open files; log lines that strangers cause
+//! 2  descriptors  sparse  lost_lines         open files; log lines that strangers cause, and that were lost
 //! 1  session                                 pure state machine: frames in, commands out; broker events in, frames out
 //! 0  stomp  rate  budget                     pure codec: std, bytes, itoa, memchr, thiserror; token buckets; memory
 //! ```
@@ -31,6 +31,7 @@ pub mod dev_cert;
 pub mod explain;
 pub mod listener;
 pub mod login;
+pub mod lost_lines;
 pub mod metrics;
 pub mod patience;
 pub mod rate;

@@ -3,6 +3,7 @@
 //! Libraries that would log messages or passwords are capped here, whatever the configured level.
 
 mod audit_file;
+mod standard_error;
 
 use std::io::IsTerminal;
 
@@ -15,6 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use self::audit_file::AuditFile;
+use self::standard_error::StandardError;
 use crate::audit;
 use crate::config::{AuditFailure, Log, LogFormat};
 
@@ -65,7 +67,7 @@ impl Telemetry {
             LogFormat::Auto | LogFormat::Pretty => Style::Plain,
         };
         let audit = log.audit_file.as_deref().map(AuditFile::open).transpose()?;
-        let (subscriber, filter) = subscriber(log, style, std::io::stderr, audit.clone());
+        let (subscriber, filter) = subscriber(log, style, StandardError::new(), audit.clone());
         subscriber.try_init().map_err(|error| error.to_string())?;
         audit::set_required(log.audit_failure == AuditFailure::Refuse);
         Ok(Telemetry { audit, filter })

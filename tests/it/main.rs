@@ -23,6 +23,7 @@ mod layers;
 mod leaks;
 mod liveness;
 mod load;
+mod log_lines;
 mod memory;
 mod order;
 mod packaging;
