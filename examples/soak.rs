@@ -1,8 +1,8 @@
-//! Mixed traffic through a real relay in front of a real RabbitMQ, with random faults; ends with one line of numbers. Run by
+//! Mixed traffic through two real relays in front of a real RabbitMQ, with random faults; ends with one line of numbers. Run by
 //! scripts/soak.
 //!
 //! Checked after every fault: nothing confirmed is lost, nothing is out of order, every repetition says so, and no client was
-//! disconnected but those that were cut on purpose. The first violation ends the run with exit code 1.
+//! disconnected but those that were cut on purpose, and those of a relay that was killed: they go to the other one. The first violation ends the run with exit code 1.
 
 // It shares the clients and the tally with the tests, and needs only some of their support.
 #[allow(dead_code, unreachable_pub)]
@@ -12,8 +12,8 @@ mod support;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
@@ -31,18 +31,22 @@ use support::traffic::{Acks, Barrier, PATIENCE, Pace, consume, publish, subscrib
 const SETTINGS: &str = "[broker]\nheartbeat = \"5s\"\ngrace = \"5m\"\n[limits]\nconnections_max = 1000\n";
 const QUEUES: usize = 9;
 const PLAIN: usize = 10;
+const RELAYS: usize = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
     Alarm,
     Cut,
     Kill,
+    /// One of the two relays is killed, and another one started in its place.
+    Relay,
     Reload,
     Restart,
     Stop,
 }
 
-const FAULTS: [Fault; 6] = [Fault::Alarm, Fault::Cut, Fault::Kill, Fault::Reload, Fault::Restart, Fault::Stop];
+const FAULTS: [Fault; 7] =
+    [Fault::Alarm, Fault::Cut, Fault::Kill, Fault::Relay, Fault::Reload, Fault::Restart, Fault::Stop];
 
 /// A linear congruential generator: the same seed gives the same faults.
 struct Dice(u64);
@@ -58,8 +62,20 @@ impl Dice {
 #[derive(Clone)]
 struct Scene {
     cuts: Arc<AtomicU64>,
+    /// Sessions that ended with their relay.
+    orphans: Arc<AtomicU64>,
+    /// The relays that are there, in no order.
+    relays: Arc<Mutex<Vec<Place>>>,
     stops: CancellationToken,
     tally: Tally,
+    turns: Arc<AtomicU64>,
+}
+
+/// A relay, as its clients see it.
+#[derive(Clone)]
+struct Place {
+    /// It is killed, or will be at once.
+    killed: CancellationToken,
     url: String,
 }
 
@@ -69,8 +85,9 @@ struct Soak {
     faults: BTreeMap<Fault, u32>,
     plain: Arc<Barrier>,
     publishing_stops: CancellationToken,
+    program: String,
     rabbit: Rabbit,
-    relay: RelayProcess,
+    relays: Vec<RelayProcess>,
     resident_max: u64,
     scene: Scene,
 }
@@ -107,21 +124,51 @@ async fn main() -> ExitCode {
 impl Soak {
     async fn start(program: &str, seed: u64, tally: Tally) -> Soak {
         let rabbit = block_in_place(Rabbit::start);
-        let relay = block_in_place(|| RelayProcess::start(program, &[rabbit.uri()], SETTINGS, 4096));
-        let scene = Scene { cuts: Arc::default(), stops: CancellationToken::new(), tally, url: relay.ws.clone() };
+        let scene = Scene {
+            cuts: Arc::default(),
+            orphans: Arc::default(),
+            relays: Arc::default(),
+            stops: CancellationToken::new(),
+            tally,
+            turns: Arc::default(),
+        };
         let mut soak = Soak {
             cuttable: Vec::new(),
             dice: Dice(seed),
             faults: BTreeMap::new(),
             plain: Arc::default(),
+            program: program.to_owned(),
             publishing_stops: CancellationToken::new(),
             rabbit,
-            relay,
+            relays: Vec::new(),
             resident_max: 0,
             scene,
         };
+        for _ in 0..RELAYS {
+            soak.start_relay();
+        }
         soak.populate().await;
         soak
+    }
+
+    fn start_relay(&mut self) {
+        let brokers = [self.rabbit.uri()];
+        let relay = block_in_place(|| RelayProcess::start(&self.program, &brokers, SETTINGS, 4096));
+        self.scene.places().push(Place { killed: CancellationToken::new(), url: relay.ws.clone() });
+        self.relays.push(relay);
+    }
+
+    /// SIGKILL of one, whose clients go to the others, and then another one.
+    async fn kill_relay(&mut self) {
+        let which = self.dice.below(self.relays.len() as u64) as usize;
+        self.scene.tally.outage_begins();
+        // Both lists are in the same order.
+        self.scene.places().remove(which).killed.cancel();
+        let relay = self.relays.remove(which);
+        block_in_place(|| drop(relay));
+        self.plain.pass(PLAIN).await;
+        self.scene.tally.outage_ends();
+        self.start_relay();
     }
 
     /// All subscribers, then all publishers.
@@ -167,13 +214,13 @@ impl Soak {
         let subscribed = Arc::new(Notify::new());
         let ready = subscribed.clone();
         tokio::spawn(async move {
-            while let Some(mut client) = scene.log_in().await {
+            while let Some((mut client, place)) = scene.log_in().await {
                 let session = async {
                     subscribe_as(&mut client, &destination, &headers, acks).await?;
                     ready.notify_one();
                     consume(&mut client, acks, &log, &barrier, &scene.stops).await
                 };
-                scene.ended(session, &cut, "subscriber of", &destination).await;
+                scene.ended(session, &cut, &place, "subscriber of", &destination).await;
             }
         });
         subscribed.notified().await;
@@ -186,7 +233,7 @@ impl Soak {
         let pace = Pace { body_bytes: 200, every, window: 64 };
         tokio::spawn(async move {
             while !stops.is_cancelled() {
-                let Some(mut client) = scene.log_in().await else { return };
+                let Some((mut client, place)) = scene.log_in().await else { return };
                 // After a cut nobody knows what became of the unconfirmed: a new publisher has an order of its own.
                 let numbers = scene.tally.publisher(&destination);
                 let session = async {
@@ -195,7 +242,7 @@ impl Soak {
                         Sending::Transactions => transact(&mut client, &numbers, &destination, pace, &stops).await,
                     }
                 };
-                scene.ended(session, &cut, "publisher to", &destination).await;
+                scene.ended(session, &cut, &place, "publisher to", &destination).await;
             }
         });
     }
@@ -218,7 +265,8 @@ impl Soak {
     async fn pass(&mut self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end {
-            self.resident_max = self.resident_max.max(self.relay.resident_bytes());
+            let resident = self.relays.iter().map(RelayProcess::resident_bytes).max().unwrap_or(0);
+            self.resident_max = self.resident_max.max(resident);
             sleep(Duration::from_millis(200)).await;
         }
     }
@@ -237,9 +285,12 @@ impl Soak {
                 }
             }
             Fault::Kill => self.outage(Rabbit::kill, Rabbit::restart, Duration::from_secs(1)).await,
+            Fault::Relay => self.kill_relay().await,
             Fault::Reload => {
-                let status = std::process::Command::new("kill").args(["-HUP", &self.relay.pid.to_string()]).status();
-                assert!(status.expect("kill can be run").success(), "the relay is gone");
+                for relay in &self.relays {
+                    let status = std::process::Command::new("kill").args(["-HUP", &relay.pid.to_string()]).status();
+                    assert!(status.expect("kill can be run").success(), "the relay is gone");
+                }
             }
             Fault::Restart => self.outage(Rabbit::stop, Rabbit::restart, Duration::ZERO).await,
             Fault::Stop => {
@@ -282,7 +333,8 @@ impl Soak {
 
     fn summary(&self) -> String {
         let cuts = self.scene.cuts.load(Ordering::Relaxed);
-        let mut text = format!("{}, client cuts {cuts}, faults", self.scene.tally.report());
+        let orphans = self.scene.orphans.load(Ordering::Relaxed);
+        let mut text = format!("{}, client cuts {cuts}, orphans {orphans}, faults", self.scene.tally.report());
         for (fault, count) in &self.faults {
             let _ = write!(text, " {} {count}", format!("{fault:?}").to_lowercase());
         }
@@ -293,14 +345,24 @@ impl Soak {
 
 impl Scene {
     /// As often as it takes: new clients may be turned away while there is no broker. None: the soak is over.
-    async fn log_in(&self) -> Option<Client> {
+    async fn log_in(&self) -> Option<(Client, Place)> {
         while !self.stops.is_cancelled() {
-            if let Ok(Ok(client)) = tokio::time::timeout(Duration::from_secs(30), Client::log_in(&self.url)).await {
-                return Some(client);
+            let turn = self.turns.fetch_add(1, Ordering::Relaxed) as usize;
+            let place = {
+                let places = self.places();
+                places[turn % places.len()].clone()
+            };
+            let login = Client::log_in(&place.url);
+            if let Ok(Ok(client)) = tokio::time::timeout(Duration::from_secs(30), login).await {
+                return Some((client, place));
             }
             sleep(Duration::from_millis(500)).await;
         }
         None
+    }
+
+    fn places(&self) -> MutexGuard<'_, Vec<Place>> {
+        self.relays.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs one connection's life, unless it is cut before its end.
@@ -308,11 +370,16 @@ impl Scene {
         &self,
         session: impl Future<Output = Result<(), String>>,
         cut: &Notify,
+        place: &Place,
         what: &str,
         destination: &str,
     ) {
         tokio::select! {
             result = session => if let Err(reason) = result && !self.stops.is_cancelled() {
+                if place.killed.is_cancelled() {
+                    self.orphans.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
                 eprintln!("a {what} {destination} was disconnected: {reason}");
                 self.tally.disconnected();
             },

@@ -4,7 +4,7 @@
 //! the same words as for deleted ones. Only a declaration tells: `queue.declare` with `passive`, on a channel of its own.
 
 use super::link::Link;
-use super::subscribe::declare_passively;
+use super::subscribe::{Found, declare_passively};
 use crate::session::amqp::ShortText;
 use crate::session::event::Failure;
 use std::pin::Pin;
@@ -20,7 +20,7 @@ pub(super) enum Whereabouts {
     /// There is no such queue, or nothing is known of it.
     Missing,
     There,
-    /// It says that it has messages, so that somebody leads it if it is replicated.
+    /// It says that it has messages or consumers, so that somebody leads it if it is replicated.
     Led,
 }
 
@@ -34,7 +34,7 @@ impl Inquiry {
                 return Whereabouts::Missing;
             }
             match declare_passively(&link, &queue).await {
-                Ok(0) => Whereabouts::There,
+                Ok(Found { messages: 0, consumers: 0 }) => Whereabouts::There,
                 Ok(_) => Whereabouts::Led,
                 Err(failure) if failure.is_absence() || matches!(failure, Failure::LinkLost { .. }) => {
                     Whereabouts::Away(failure)

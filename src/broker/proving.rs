@@ -3,7 +3,7 @@
 //! A quorum queue may be without a leader for a while, and RabbitMQ refuses (`basic.nack`) the first publish of a channel to it.
 //! That is no verdict on the message, whether or not the relay has felt the outage: it is tried again. As nothing was published
 //! after it, the order of the publisher is kept. How long is bounded by the publish's own age, and it ends at once when the queue
-//! shows that it has a leader and refuses nevertheless. Says what may go when, and publishes nothing.
+//! has shown that it has a leader and refuses after that. Says what may go when, and publishes nothing.
 
 use crate::session::amqp::ShortText;
 use crate::session::command::{Outgoing, Publish, PublishToken};
@@ -16,8 +16,10 @@ use tokio::time::Instant;
 /// day: a queue may really be full.
 const PROVING_MAX: Duration = Duration::from_secs(30);
 
-/// The same for a new channel where no outage was felt: the leader of a queue may have been on a node without a link.
-const UNFELT_MAX: Duration = Duration::from_secs(5);
+/// The same for a new channel's first publish to an exchange where no outage was felt: a leader behind it may have been on a node
+/// without a link. RabbitMQ can't be asked which queue has refused, so a full one has its answer only then. An election takes four
+/// seconds when a node dies, and seven when it falls silent.
+const UNFELT_MAX: Duration = Duration::from_secs(10);
 
 /// Targets that a channel's proof is remembered of. Further ones are proven with each publish after an outage, and not at all
 /// without one.
@@ -93,8 +95,16 @@ pub(super) struct Proving {
     outage: Option<Instant>,
     proven: BTreeSet<Target>,
     retry_at: Option<Instant>,
-    /// Which publish is being tried again, and since when.
-    tried: Option<(PublishToken, Instant)>,
+    tried: Option<Tried>,
+}
+
+/// A publish that is being tried again.
+#[derive(Clone, Copy, Debug)]
+struct Tried {
+    /// Its queue has had a leader since the last attempt.
+    led: bool,
+    since: Instant,
+    token: PublishToken,
 }
 
 /// What a refused publish is tried again for.
@@ -104,8 +114,8 @@ pub(super) enum Trial {
     Over,
     /// Once more.
     Again,
-    /// Once more, unless its queue has a leader: then the refusal is the answer.
-    UnlessLed,
+    /// Once more, when the queue has been asked whether it has a leader.
+    Ask,
 }
 
 impl Proving {
@@ -118,9 +128,9 @@ impl Proving {
         self.outage = outage;
     }
 
-    /// On a new channel nothing is proven.
+    /// On a new channel nothing is proven; what is being tried again goes on.
     pub(super) fn begin_anew(&mut self) {
-        *self = Proving { outage: self.outage, ..Proving::default() };
+        *self = Proving { outage: self.outage, retry_at: self.retry_at, tried: self.tried, ..Proving::default() };
     }
 
     /// Asks for a publish, of which it is remembered that it goes alone if it has to.
@@ -151,9 +161,7 @@ impl Proving {
 
     /// RabbitMQ has taken a publish, or returned it, or its refusal is the answer: there is nothing left to prove.
     pub(super) fn judged(&mut self, publish: &Publish) {
-        if self.tried.is_some_and(|(token, _)| token == publish.token) {
-            self.tried = None;
-        }
+        self.tried.take_if(|tried| tried.token == publish.token);
         if self.alone.take_if(|alone| *alone == publish.token).is_some() && self.proven.len() < PROVEN_MAX {
             self.proven.insert(Target::of(&publish.message));
         }
@@ -162,26 +170,25 @@ impl Proving {
     /// Whether a refused publish is to be tried again; then none goes before it.
     pub(super) fn tries_again(&mut self, publish: &Publish, now: Instant) -> Trial {
         let alone = self.alone == Some(publish.token);
-        let (first, since) = match self.tried.filter(|(token, _)| *token == publish.token) {
-            Some((_, since)) => (false, since),
-            None => (true, now),
-        };
-        let limit = if self.outage.is_some() { PROVING_MAX } else { UNFELT_MAX };
-        if !alone || !publish.repeatable || now >= since + limit {
+        let to_queue = publish.message.exchange.is_empty();
+        let before = self.tried.filter(|tried| tried.token == publish.token);
+        let Tried { led, since, .. } = before.unwrap_or(Tried { led: false, since: now, token: publish.token });
+        let limit = if self.outage.is_some() || to_queue { PROVING_MAX } else { UNFELT_MAX };
+        if !alone || !publish.repeatable || led || now >= since + limit {
             self.judged(publish);
             return Trial::Over;
         }
-        self.tried = Some((publish.token, since));
+        self.tried = Some(Tried { led, since, token: publish.token });
         (self.alone, self.retry_at) = (None, Some(now + RETRY_AFTER));
-        // The first refusal may be older than the leader.
-        if first || !publish.message.exchange.is_empty() { Trial::Again } else { Trial::UnlessLed }
+        if before.is_none() || !to_queue { Trial::Again } else { Trial::Ask }
     }
 
-    /// The queue has a leader, and has refused.
-    pub(super) fn settle(&mut self, publish: &Publish) {
-        self.alone = Some(publish.token);
+    /// The queue that has refused has a leader now. The refusal may be older than that: it is tried once more, at once.
+    pub(super) fn is_led(&mut self) {
         self.retry_at = None;
-        self.judged(publish);
+        if let Some(tried) = &mut self.tried {
+            tried.led = true;
+        }
     }
 }
 
@@ -240,17 +247,35 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_has_a_leader_is_believed_at_its_second_refusal() {
+    fn a_queue_is_believed_when_it_refuses_after_it_had_a_leader() {
         let mut proving = Proving::default();
         let now = Instant::now();
         assert_eq!(proving.admit(&publish(1, "", "q"), false, now), Granted);
         assert_eq!(proving.tries_again(&publish(1, "", "q"), now), Trial::Again);
         let later = now + RETRY_AFTER;
         assert_eq!(proving.admit(&publish(1, "", "q"), false, later), Granted);
-        assert_eq!(proving.tries_again(&publish(1, "", "q"), later), Trial::UnlessLed);
-        proving.settle(&publish(1, "", "q"));
+        assert_eq!(proving.tries_again(&publish(1, "", "q"), later), Trial::Ask);
+        proving.is_led();
+        assert_eq!(proving.admit(&publish(1, "", "q"), false, later), Granted, "at once");
+        assert_eq!(proving.tries_again(&publish(1, "", "q"), later), Trial::Over);
         assert_eq!(proving.admit(&publish(2, "", "q"), true, later), Granted);
         assert_eq!(proving.tries_again(&publish(2, "", "q"), later), Trial::Over);
+    }
+
+    /// Longer than an election takes: a leader may die on a node without a link, and nobody here feels it.
+    #[test]
+    fn a_queue_that_shows_no_leader_is_tried_as_long_as_after_an_outage() {
+        let mut proving = Proving::default();
+        let (start, last) = (Instant::now(), Instant::now() + PROVING_MAX);
+        let mut now = start;
+        loop {
+            assert_eq!(proving.admit(&publish(1, "", "q"), false, now), Granted);
+            if proving.tries_again(&publish(1, "", "q"), now) == Trial::Over {
+                break;
+            }
+            now += RETRY_AFTER;
+        }
+        assert!(now >= last - RETRY_AFTER, "{:?}", now - start);
     }
 
     #[test]

@@ -188,13 +188,24 @@ impl PublishSide {
 
     /// Gives back a channel that was not used for a while.
     fn poll_idle(&mut self, cx: &mut Context<'_>) {
-        let blocked = self.watch.as_ref().is_some_and(LinkWatch::blocked);
-        let idle = self.holds_nothing() && !blocked;
+        let idle = self.holds_nothing() && !self.is_blocked();
         if self.idle.poll_over(cx, idle, self.entry.config().channel_idle).is_ready() {
-            let remains = Remains { publish: self.remains(), ..Remains::default() };
-            self.watch = None;
-            remains.release_aside();
+            self.give_back_channel();
         }
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.watch.as_ref().is_some_and(LinkWatch::blocked)
+    }
+
+    /// Nothing is under way on it, and the next publish opens another one. A blocked one stays: the session waits for its end.
+    fn give_back_channel(&mut self) {
+        if self.is_blocked() {
+            return;
+        }
+        let remains = Remains { publish: self.remains(), ..Remains::default() };
+        self.watch = None;
+        remains.release_aside();
     }
 
     pub(super) fn remains(&mut self) -> PublishRemains {

@@ -456,14 +456,22 @@ enum Leftover {
     Deserted,
 }
 
-/// Asks for a queue on a channel of its own, which a refusal closes. Returns how many messages are ready in it.
-pub(super) async fn declare_passively(link: &Arc<Link>, queue: &ShortText) -> Result<u32, Failure> {
+/// What a queue says of itself. Without a leader a quorum queue says that it has nothing.
+pub(super) struct Found {
+    pub(super) consumers: u32,
+    /// That are ready to be delivered.
+    pub(super) messages: u32,
+}
+
+/// Asks for a queue on a channel of its own, which a refusal closes.
+pub(super) async fn declare_passively(link: &Arc<Link>, queue: &ShortText) -> Result<Found, Failure> {
     let scratch = link.scratch().await?;
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let work = scratch.queue_declare(short(queue), options, FieldTable::default());
     let result = within(link.config.operation_timeout, "queue declare", work).await;
     barrier_close(&scratch, link).await;
-    result.map(|queue| queue.message_count()).map_err(|fault| link.failure(fault, None))
+    let found = result.map_err(|fault| link.failure(fault, None))?;
+    Ok(Found { consumers: found.consumer_count(), messages: found.message_count() })
 }
 
 /// Deletes a queue from a channel of its own.

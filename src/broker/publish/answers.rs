@@ -24,7 +24,7 @@ const INQUIRY_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Doubt {
     inquiry: Inquiry,
     meta: Meta,
-    /// Whether it is tried again unless its queue has a leader.
+    /// Whether it is tried again in any case, and its queue only asked whether it has a leader.
     trial: bool,
     verdict: BrokerEvent,
 }
@@ -54,7 +54,7 @@ impl PublishSide {
                     self.try_again(meta.publish);
                     return Poll::Pending;
                 }
-                Trial::UnlessLed => {
+                Trial::Ask => {
                     let inquiry = Inquiry::begin(link, publish.message.routing_key.clone());
                     self.doubt = Some(Box::new(Doubt { inquiry, meta, trial: true, verdict: event }));
                     return self.poll_doubt(cx);
@@ -71,9 +71,13 @@ impl PublishSide {
     }
 
     /// It went alone, so it is the next one again and there is no further confirm to wait for.
+    ///
+    /// It goes over another channel: RabbitMQ's channel goes on asking the node on which it looked for the queue's leader first,
+    /// and refuses as long as that node is away, whoever leads meanwhile (`rabbit_fifo_client:enqueue`).
     fn try_again(&mut self, publish: Publish) {
         self.entry.counts().publishes_retried.fetch_add(1, Ordering::Relaxed);
         self.queue.push_front(publish);
+        self.give_back_channel();
     }
 
     /// Whether RabbitMQ is asked about the queue of a refused publish.
@@ -90,12 +94,11 @@ impl PublishSide {
             return Poll::Pending;
         };
         if trial {
-            if whereabouts != Whereabouts::Led {
-                self.try_again(meta.publish);
-                return Poll::Pending;
+            if whereabouts == Whereabouts::Led {
+                self.proving.is_led();
             }
-            self.proving.settle(&meta.publish);
-            return Poll::Ready(Ok(verdict));
+            self.try_again(meta.publish);
+            return Poll::Pending;
         }
         match (whereabouts, verdict) {
             (Whereabouts::Away(failure), _) => {

@@ -1,10 +1,13 @@
 //! Three nodes with quorum queues; one at a time is restarted, killed or paused.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use stomp_relay::stomp::Command;
-use tokio::task::block_in_place;
+use tokio::task::{JoinSet, block_in_place};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{alone, assert_unharmed, assert_unharmed_but_late, failovers, pace};
 use crate::support::rabbit::{Cluster, Rabbit};
@@ -154,6 +157,67 @@ async fn a_minority_confirms_nothing() {
     }
     acknowledged(&mut client, "without a majority").await;
     client.disconnect().await;
+}
+
+/// The leaders of all queues die, on a node that the relay has no connection to, while new sessions come one after another: the
+/// first SEND of each is the first of its channel, and meets a queue that looks for a leader.
+#[tokio::test(flavor = "multi_thread")]
+async fn first_sends_outlive_leaders_on_a_node_that_the_relay_is_not_on() {
+    const COMERS: usize = 2;
+    let _alone = alone().await;
+    let cluster = block_in_place(|| Cluster::start(3));
+    let relay = Relay::start_before(&cluster.uris()[..1], "");
+    // RabbitMQ puts a queue's first leader on the node on which it is declared.
+    let admin = cluster.nodes[1].admin().await;
+    for number in 0..QUEUES {
+        admin.typed_queue(&format!("led-{number}"), "quorum").await;
+    }
+    let (stop, confirmed) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
+    let mut comers = JoinSet::new();
+    for comer in 0..QUEUES * COMERS {
+        let (url, stop, confirmed) = (relay.ws.clone(), stop.clone(), confirmed.clone());
+        comers.spawn(async move {
+            let queue = comer % QUEUES;
+            for number in 0u64.. {
+                if stop.is_cancelled() {
+                    return Ok(number);
+                }
+                let mut client = Client::log_in(&url).await?;
+                client.try_send(&format!("SEND\ndestination:/amq/queue/led-{queue}\nreceipt:r\n\nx")).await?;
+                match tokio::time::timeout(PATIENCE, client.next()).await.map_err(|_| "no answer")? {
+                    Received::Frame(frame) if frame.command == Command::Receipt => {}
+                    other => return Err(format!("session {number} at queue {queue}: {other:?}")),
+                }
+                confirmed.fetch_add(1, Ordering::Relaxed);
+            }
+            unreachable!("the numbers have no end")
+        });
+    }
+    let more = async |count: u64| {
+        let goal = confirmed.load(Ordering::Relaxed) + count;
+        until("first SENDs are confirmed", PATIENCE, || confirmed.load(Ordering::Relaxed) >= goal).await;
+    };
+    more(100).await;
+    block_in_place(|| cluster.nodes[1].kill());
+    more(500).await;
+    stop.cancel();
+    let (mut sent, mut refused) = (0, Vec::new());
+    while let Some(ended) = comers.join_next().await {
+        match ended.expect("no panic") {
+            Ok(count) => sent += count,
+            Err(how) => refused.push(how),
+        }
+    }
+    println!("{sent} first SENDs while the leaders died");
+    assert!(refused.is_empty(), "{} of {sent} were refused: {refused:#?}", refused.len());
+    assert_eq!(failovers(&relay), 0, "the relay has felt it");
+    // A SEND that met no leader may have been kept twice, never not at all.
+    let admin = cluster.nodes[0].admin().await;
+    let mut kept = 0;
+    for number in 0..QUEUES {
+        kept += u64::from(admin.ready(&format!("led-{number}")).await.expect("the queue is there"));
+    }
+    assert!(kept >= sent, "{kept} of {sent}");
 }
 
 /// Waits for the one RECEIPT and for the message, which may come again while the queue finds its leader.
