@@ -505,7 +505,7 @@ impl Connection {
         while self.session.wants_frames() && self.has_room() {
             match self.decoder.decode(&mut self.buffer) {
                 Ok(None) if self.peer_gone => return self.input(now, Input::TransportClosed),
-                Ok(None) => return self.tell_drain(now),
+                Ok(None) => return self.note_unfinished(now).or_else(|| self.tell_drain(now)),
                 Ok(Some(Item::Heartbeat)) => {}
                 Ok(Some(Item::Frame(frame))) => {
                     handled += 1;
@@ -525,6 +525,15 @@ impl Connection {
         // And nobody takes what a session wants written before it leaves.
         let unheard = self.session.is_flushing() || self.login.is_some();
         if self.peer_gone && unheard { self.input(now, Input::TransportClosed) } else { None }
+    }
+
+    /// Everything that has come has been decoded.
+    fn note_unfinished(&mut self, now: Instant) -> Option<Close> {
+        let frame = self.decoder.unfinished(&self.buffer);
+        if frame.is_none() && !self.session.is_in_frame() {
+            return None;
+        }
+        self.input(now, Input::Unfinished(frame))
     }
 
     /// Nothing that is still said to a client that is gone takes room.

@@ -156,6 +156,7 @@ impl Config {
             disconnect_timeout: session.disconnect_timeout,
             drop_oldest: self.subscriptions.drop_oldest.clone(),
             durable_queue_naming: stomp.durable_queue_naming,
+            frame_timeout: stomp.frame_timeout,
             grace: self.broker.grace,
             header_types: stomp.header_types,
             heartbeat_min: stomp.heartbeat_min,

@@ -269,6 +269,9 @@ section! {
         login_frame_bytes_max: usize = size(kib(1)..=mib(16)), "64KiB";
         /// Header lines of one frame together.
         header_bytes_max: usize = size(kib(1)..=mib(16)), "128KiB";
+        /// Time without a byte of a frame that has begun and is not complete, after which its client is told so and closed. Line ends
+        /// that nothing follows do not count: they may be heart-beats.
+        frame_timeout: Duration = duration(seconds(1)..=minutes(60)), "30s";
         /// Different headers of one frame.
         header_count_max: usize = count(10..=10_000), "100";
         /// Header lines of one frame, those that repeat a name included.

@@ -93,6 +93,8 @@ pub struct SessionConfig {
     /// their connection.
     pub drop_oldest: Vec<String>,
     pub durable_queue_naming: DurableQueueNaming,
+    /// Time without a byte of a frame that has begun, after which the session ends.
+    pub frame_timeout: Duration,
     /// How long a session waits for a broker before it ends.
     pub grace: Duration,
     pub header_types: HeaderTypes,
@@ -153,6 +155,7 @@ impl Default for SessionConfig {
             disconnect_timeout: Duration::from_secs(10),
             drop_oldest: Vec::new(),
             durable_queue_naming: DurableQueueNaming::Legacy,
+            frame_timeout: Duration::from_secs(30),
             grace: Duration::from_secs(60),
             header_types: HeaderTypes::Rabbitmq,
             heartbeat_min: Duration::from_secs(1),

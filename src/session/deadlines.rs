@@ -24,6 +24,7 @@ impl Session {
             State::Open { .. } | State::Suspended { .. } => {
                 let others = [
                     self.departure_deadline(),
+                    self.frame_deadline(),
                     self.outages.give_up_at(),
                     self.blocked_deadline(),
                     self.throttle.until(),
@@ -41,10 +42,12 @@ impl Session {
         match &self.state {
             State::AwaitConnect { deadline, .. } | State::LoggingIn { deadline, .. } if self.now >= *deadline => {
                 let seconds = self.config.login_timeout.as_secs_f32();
+                let unfinished = self.frame_wait.frame();
+                let unfinished = unfinished.map_or(String::new(), |frame| format!("The relay is {frame}\n"));
                 let refusal = Refusal::fatal(
                     "connect.timeout",
                     "Login timeout",
-                    format!("no successful CONNECT within {seconds} s\n"),
+                    format!("no successful CONNECT within {seconds} s\n{unfinished}"),
                     "Send CONNECT as soon as the WebSocket is open.",
                 );
                 return self.refuse(refusal.closing(CloseCode::PolicyViolation));
@@ -56,6 +59,9 @@ impl Session {
             }
             State::Open { .. } if self.blocked_deadline().is_some_and(|at| self.now >= at) => {
                 return self.give_up_blocked();
+            }
+            State::Open { .. } if self.frame_deadline().is_some_and(|at| self.now >= at) => {
+                return self.give_up_frame();
             }
             _ => {}
         }
@@ -69,6 +75,7 @@ impl Session {
     /// Nobody listened for a while: what the client said meanwhile may be on its way still. What is due to it goes out.
     pub(super) fn handle_unheard(&mut self) {
         self.liveness.received(self.now);
+        self.frame_wait.restart(self.now);
         self.keep_alive();
     }
 

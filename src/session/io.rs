@@ -10,7 +10,7 @@ use super::identity::Identity;
 use super::proof::{Denial, Evidence, ProofFailure, Source, Token};
 use super::refusal::{Close, CloseCode};
 use super::rules::RuleSet;
-use crate::stomp::{DecodeError, Frame};
+use crate::stomp::{DecodeError, Frame, Unfinished};
 
 #[derive(Debug)]
 pub enum Input {
@@ -41,6 +41,8 @@ pub enum Input {
     TransportClosed,
     /// The deadline of `poll_timeout` has come, and whatever had come before it was handed over.
     Timeout,
+    /// The bytes at hand have all been read and end inside this frame; None: between frames.
+    Unfinished(Option<Unfinished>),
     /// The client's silence says nothing: the relay was not listening, or what it wrote is still on its way out.
     Unheard,
     /// The WebSocket can't be read any further: a message over the limit, a violated protocol.

@@ -48,6 +48,7 @@ mod subscription;
 mod throttle;
 mod transaction;
 mod turn;
+mod unfinished;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -79,6 +80,7 @@ pub use stats::Stats;
 use subscription::Subscriptions;
 use throttle::Throttle;
 use transaction::{Action, CommitStep, Transactions};
+use unfinished::FrameWait;
 
 use crate::stomp::{Command, DecodeError, Frame, Version};
 
@@ -114,6 +116,7 @@ pub struct Session {
     /// The relay is being stopped.
     drained: Option<Drained>,
     era: FlagEra,
+    frame_wait: FrameWait,
     held: Held,
     id: String,
     /// Empty before CONNECTED.
@@ -159,6 +162,7 @@ impl Session {
             doubts: Doubts::default(),
             drained: None,
             era: FlagEra::V4_3,
+            frame_wait: FrameWait::default(),
             held: Held::default(),
             id: seed.id,
             identity: Identity::default(),
@@ -202,6 +206,9 @@ impl Session {
 
     pub fn handle_input(&mut self, now: Instant, input: Input) {
         self.now = now;
+        if self.frame_wait.is_on() && !self.wants_frames() {
+            self.frame_wait.restart(now);
+        }
         self.throttle.release(now);
         match input {
             _ if matches!(self.state, State::Ended) => return,
@@ -219,6 +226,7 @@ impl Session {
             Input::RulesReplaced(rules) => self.replace_rules(rules),
             Input::Timeout => self.handle_timeout(),
             Input::TransportClosed => self.handle_transport_closed(),
+            Input::Unfinished(frame) => self.handle_unfinished(frame),
             Input::Unheard => self.handle_unheard(),
             Input::Unreadable { close, reason } => self.handle_unreadable(close, reason),
             Input::WriteStalled => self.end(Close::new(CloseCode::SlowConsumer, "session.slow_consumer: not reading")),
@@ -318,6 +326,7 @@ impl Session {
 
     fn handle_frame(&mut self, mut frame: Frame) {
         self.stats.frames_received += 1;
+        self.frame_wait.end();
         self.liveness.received(self.now);
         let version = match &self.state {
             State::AwaitConnect { deadline, failures } => {

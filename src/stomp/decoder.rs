@@ -7,7 +7,8 @@ use super::content_length::ContentLength;
 use super::error::excerpt;
 use super::escape::unescape;
 use super::line::{Bounds, Fault, find_line};
-use super::{COMMAND_BYTES_MAX, Command, DecodeError, Escapes, Frame, Limits};
+use super::unfinished::Part;
+use super::{COMMAND_BYTES_MAX, Command, DecodeError, Escapes, Frame, Limits, Unfinished};
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr;
 
@@ -34,6 +35,8 @@ pub struct Decoder {
     frame: Frame,
     /// Bytes of the frame under way that have been consumed.
     frame_bytes: usize,
+    /// Those up to the last one of the body that is no line end.
+    heard_bytes: usize,
     /// Bytes of its header lines that have been consumed.
     header_bytes: usize,
     /// Header lines of the frame under way that have been consumed.
@@ -75,6 +78,7 @@ impl Decoder {
             stage: Stage::BetweenFrames,
             frame: blank_frame(),
             frame_bytes: 0,
+            heard_bytes: 0,
             header_bytes: 0,
             header_lines: 0,
             scanned: 0,
@@ -89,6 +93,30 @@ impl Decoder {
     /// Whether a frame has begun but is not complete.
     pub fn in_frame(&self) -> bool {
         !matches!(self.stage, Stage::BetweenFrames | Stage::Failed(_))
+    }
+
+    /// The frame under way; `input` is what `decode` left there.
+    pub fn unfinished(&self, input: &[u8]) -> Option<Unfinished> {
+        let command = Some(self.frame.command.clone());
+        // The rest of a line has no line end but half a one.
+        let heard_bytes = self.frame_bytes + input.len();
+        let (command, heard_bytes, part) = match &self.stage {
+            Stage::BetweenFrames | Stage::Failed(_) => return None,
+            Stage::Command => (None, heard_bytes, Unfinished::command_line(input)),
+            Stage::Headers => (command, heard_bytes, Part::Headers { lines: self.header_lines, bytes: input.len() }),
+            Stage::Body | Stage::SizedBody { .. } => {
+                let announced = if let Stage::SizedBody { bytes } = &self.stage { Some(*bytes) } else { None };
+                let bytes = self.body.len() + input.len();
+                (command, self.heard_bytes_with(input), Part::Body { bytes, announced })
+            }
+        };
+        Some(Unfinished { command, heard_bytes, part })
+    }
+
+    /// With what is left in the input of a body.
+    fn heard_bytes_with(&self, input: &[u8]) -> usize {
+        let last = input.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r'));
+        last.map_or(self.heard_bytes, |last| self.frame_bytes + last + 1)
     }
 
     /// What the frame under way holds on the heap: at most a quarter more than what has come of its body, and room for the headers
@@ -201,6 +229,7 @@ impl Decoder {
             self.frame_bytes += line.bytes;
             self.scanned = 0;
             if line.text_bytes == 0 {
+                self.heard_bytes = self.frame_bytes;
                 self.stage = self.body_stage()?;
                 break Step::Again;
             }
@@ -305,6 +334,7 @@ impl Decoder {
             self.body.reserve_exact(room.min(left));
         }
         self.body.extend_from_slice(input);
+        self.heard_bytes = self.heard_bytes_with(input);
         self.consume(bytes, input);
     }
 
@@ -324,6 +354,7 @@ impl Decoder {
         input.advance(bytes + 1);
         self.stage = Stage::BetweenFrames;
         self.frame_bytes = 0;
+        self.heard_bytes = 0;
         self.header_bytes = 0;
         self.header_lines = 0;
         self.scanned = 0;

@@ -15,6 +15,7 @@ mod headers;
 pub mod heartbeat;
 mod limits;
 mod line;
+mod unfinished;
 mod version;
 
 pub use command::Command;
@@ -24,4 +25,5 @@ pub use error::DecodeError;
 pub use frame::Frame;
 pub use headers::Headers;
 pub use limits::{COMMAND_BYTES_MAX, Escapes, Limits};
+pub use unfinished::Unfinished;
 pub use version::Version;

@@ -299,7 +299,7 @@ handshake_timeout = 10
 
 [stomp]
 heartbeat_min = "1 parsec"
-frame_size = "1MiB"
+frame_byte_max = "1MiB"
 "#;
     assert_report(
         text,
@@ -312,7 +312,7 @@ frame_size = "1MiB"
             r#"relay.toml:7:21: error: tls.handshake_timeout: 10 has no unit; write "10s""#,
             r#"relay.toml:9:2: error: unknown section "brokr"; did you mean "broker"?"#,
             r#"relay.toml:12:17: error: stomp.heartbeat_min: "1 parsec" is not a duration; write a whole number with ms, s, m or h, such as "25s""#,
-            r#"relay.toml:13:1: error: unknown key "stomp.frame_size"; did you mean "stomp.frame_bytes_max"?"#,
+            r#"relay.toml:13:1: error: unknown key "stomp.frame_byte_max"; did you mean "stomp.frame_bytes_max"?"#,
             r#"env STOMP_RELAY_DRAIN__DELAY: error: drain.delay: "3" has no unit; write "3s""#,
             r#"env STOMP_RELAY_LOG__FORMAT: error: log.format: "jsn" is not "auto" or "pretty" or "json"; did you mean "json"?"#,
             "10 problems in relay.toml and the environment",

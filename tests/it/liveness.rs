@@ -77,3 +77,33 @@ async fn raw(relay: &Relay) -> RawClient {
     assert!(client.frame().await.payload.starts_with(b"CONNECTED"));
     client
 }
+
+/// A client that forgot the NUL believes its frame complete, and its heart-beats become part of it. A slow one needs longer
+/// than `stomp.frame_timeout` for the whole.
+#[tokio::test]
+async fn a_frame_that_does_not_end_is_told_and_a_slow_one_is_read() {
+    let relay = Relay::start_with(Rabbit::shared(), "[stomp]\nframe_timeout = \"1s\"\n");
+    let queue = unique("unfinished");
+    let mut client = relay.client().await;
+    let text = format!("SEND\ndestination:/queue/{queue}\nreceipt:slow\n\nhello\0");
+    for piece in text.as_bytes().chunks(text.len().div_ceil(8)) {
+        client.send_bytes(piece).await;
+        sleep(Duration::from_millis(200)).await;
+    }
+    client.receipt("slow").await;
+    client.send_bytes(format!("SEND\ndestination:/queue/{queue}\nreceipt:never\n\nhello").as_bytes()).await;
+    let mut beats = 0;
+    let error = loop {
+        match timeout(Duration::from_millis(100), client.next()).await {
+            Ok(Received::Frame(frame)) => break frame,
+            Ok(other) => panic!("{other:?} after {beats} heart-beats"),
+            Err(_) => client.send_bytes(b"\n").await,
+        }
+        beats += 1;
+        assert!(beats < 600, "nobody says anything");
+    };
+    assert_eq!(error.header("error-code"), Some("frame.unfinished"));
+    let body = String::from_utf8_lossy(&error.body);
+    assert!(body.contains("inside the body of the frame \"SEND\""), "{body}");
+    assert_eq!(client.closed().await.0, 1008);
+}

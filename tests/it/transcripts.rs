@@ -11,6 +11,7 @@
 //! D> 30 5                             the relay is being stopped: seconds to its end, frames that were never looked at
 //! V>                                  the client's certificate is withdrawn
 //! T> 10s                              time passes; every deadline on the way is met
+//! U> SEND\ndestination:/queue         bytes that need not be a whole frame; \n, \r and \0 are line feed, carriage return, NUL
 //! W>                                  all that came out has been written to the socket
 //! ```
 
@@ -183,6 +184,9 @@ fn evidence(text: &str) -> Evidence {
 struct Player {
     now: Instant,
     session: Session,
+    /// Of `U>` lines.
+    decoder: Decoder,
+    bytes: BytesMut,
     /// What the client has sent and the session does not want yet.
     unread: VecDeque<String>,
 }
@@ -193,7 +197,8 @@ impl Player {
         let seed = SessionSeed { id: "session-s".to_owned(), queue_names: [7; 16] };
         let locality = if peer.is_loopback() { Locality::Local } else { Locality::Remote };
         let session = Session::new(Arc::new(config), seed, locality, now).with_presented(presented);
-        Player { now, session, unread: VecDeque::new() }
+        let decoder = Decoder::new(Limits::default(), Escapes::ExceptConnect);
+        Player { now, session, decoder, bytes: BytesMut::new(), unread: VecDeque::new() }
     }
 
     fn line(&mut self, line: &str) {
@@ -219,6 +224,11 @@ impl Player {
             }
             "T>" => self.pass(rest),
             "V>" => self.input(Input::CertificateWithdrawn),
+            "U>" => {
+                let text = rest.replace("\\n", "\n").replace("\\r", "\r").replace("\\0", "\0");
+                self.bytes.extend_from_slice(text.as_bytes());
+                self.input(Input::Received);
+            }
             "W>" => self.input(Input::Flushed),
             _ => panic!("unknown line {line}"),
         }
@@ -227,6 +237,26 @@ impl Player {
             && let Some(text) = self.unread.pop_front()
         {
             self.client(&text);
+        }
+        self.decode();
+    }
+
+    /// As the driver does it, which knows of an unfinished frame only while the session wants frames.
+    fn decode(&mut self) {
+        while self.session.wants_frames() {
+            let input = match self.decoder.decode(&mut self.bytes) {
+                Ok(Some(Item::Frame(frame))) => Input::Frame(frame),
+                Ok(Some(Item::Heartbeat)) => continue,
+                Ok(None) => {
+                    let frame = self.decoder.unfinished(&self.bytes);
+                    if frame.is_some() || self.session.is_in_frame() {
+                        self.input(Input::Unfinished(frame));
+                    }
+                    return;
+                }
+                Err(error) => return self.input(Input::Malformed(error)),
+            };
+            self.input(input);
         }
     }
 
@@ -501,7 +531,7 @@ fn show_command(command: BrokerCommand) -> String {
                 text.push_str(" once");
             }
             text.push_str(&show_properties(&message.properties));
-            let _ = write!(text, " | {}", String::from_utf8_lossy(&message.body));
+            let _ = write!(text, " | {}", String::from_utf8_lossy(&message.body).replace('\n', "\\n"));
             text
         }
         BrokerCommand::Restore { side, attempt } => format!("restore {side:?}, attempt {attempt}"),
