@@ -82,6 +82,8 @@ pub(super) struct ConsumeSide {
     inbox: Arc<Inbox>,
     lease: LeaseId,
     ledger: Ledger,
+    /// Commands that a queue may have from the present channel because of settlements.
+    orders: u64,
     /// Shared subscriptions.
     memberships: HashMap<SubscriptionKey, Membership>,
     /// Whose turn it is among the consumers.
@@ -127,6 +129,7 @@ impl ConsumeSide {
             inbox: Arc::new(Inbox::new(Limits { bytes, messages: SHARED_BUFFER_MESSAGES_MAX })),
             lease,
             ledger: Ledger::default(),
+            orders: 0,
             memberships: HashMap::new(),
             next: 0,
             running: None,
@@ -225,7 +228,8 @@ impl ConsumeSide {
         ConsumeRemains {
             lease: Some(self.lease),
             channel: self.channel.take(),
-            consumers: self.consumers.drain(..).map(|consumer| consumer.subscribed.consumer).collect(),
+            consumers: self.consumers.drain(..).map(|consumer| consumer.subscribed).collect(),
+            orders: self.orders,
             running: self.running.take(),
             unproven: self.proven < self.given,
             settling: std::mem::take(&mut self.settling),
@@ -345,6 +349,8 @@ impl ConsumeSide {
         loop {
             let room = SETTLEMENTS_IN_FLIGHT_MAX.saturating_sub(self.settling.len());
             for order in self.ledger.flush(room) {
+                // One that covers many is a command for each consumer.
+                self.orders += self.consumers.len().max(1) as u64;
                 let (raw, limit) = (channel.raw.clone(), channel.link.config.operation_timeout);
                 self.settling.push(Box::pin(async move { within(limit, "acknowledgement", send(&raw, order)).await }));
             }

@@ -3,6 +3,10 @@
 //! lapin treats any error of a background close as an error of the whole connection, and a close that crosses a channel
 //! exception is such an error. Hence the barrier: a synchronous method first; `channel.close` only if it was answered;
 //! otherwise the channel is dead already and is just dropped. Consumers are dropped after that.
+//!
+//! The barrier proves that RabbitMQ's channel has every acknowledgement, which is as much as its queue for most kinds. For a
+//! quorum queue the channel holds acknowledgements back while 32 of its commands are under way, and forgets those when it is
+//! closed. So where there may be so many, the queue is asked as well: see [`hand_over`].
 
 use super::consume::{Completed, Running};
 use super::convert::short;
@@ -10,12 +14,14 @@ use super::exclusive::LeaseId;
 use super::fault::{Fault, refused, within};
 use super::link::{Leased, Link};
 use super::publish::{Making, Writing};
+use super::subscribe::{NOT_FOUND, Subscribed};
 use crate::session::amqp::ShortText;
 use crate::session::event::Failure;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::PublisherConfirm;
-use lapin::options::{BasicQosOptions, QueueDeleteOptions};
+use lapin::options::{BasicCancelOptions, BasicQosOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tracing::debug;
@@ -29,6 +35,10 @@ pub(super) enum Closing {
     /// No answer in time.
     Silent,
 }
+
+/// Half of what RabbitMQ's channel sends to a quorum queue before it waits (`quorum_commands_soft_limit`, 32): an operator may have
+/// set less.
+const HELD_BACK_FROM: u64 = 16;
 
 /// See the head of this file.
 pub(super) async fn barrier_close(raw: &lapin::Channel, link: &Arc<Link>) -> Closing {
@@ -69,7 +79,9 @@ pub(super) struct Remains {
 pub(super) struct ConsumeRemains {
     pub(super) lease: Option<LeaseId>,
     pub(super) channel: Option<Leased>,
-    pub(super) consumers: Vec<lapin::Consumer>,
+    pub(super) consumers: Vec<Subscribed>,
+    /// Commands that a queue may have had from this channel.
+    pub(super) orders: u64,
     pub(super) running: Option<Running>,
     pub(super) settling: FuturesUnordered<BoxFuture<'static, Result<(), Fault>>>,
     /// Whether RabbitMQ may not have all settlements: then a channel that is found dead is told.
@@ -110,13 +122,17 @@ impl ConsumeRemains {
         if let Some(running) = self.running.take() {
             match running.work.await {
                 Ok(Completed::Opened(channel)) => self.channel = Some(channel),
-                Ok(Completed::Subscribed { subscribed, .. }) => self.consumers.push(subscribed.consumer),
+                Ok(Completed::Subscribed { subscribed, .. }) => self.consumers.push(subscribed),
                 Ok(_) | Err(_) => {}
             }
         }
         while self.settling.next().await.is_some() {}
         let (Some(channel), Some(lease)) = (&self.channel, self.lease) else { return Ok(()) };
-        let proof = barrier(&channel.raw, &channel.link).await;
+        let mut proof = barrier(&channel.raw, &channel.link).await;
+        let asks = proof == Closing::Closed && self.orders >= HELD_BACK_FROM;
+        if asks {
+            proof = hand_over(&channel.raw, &channel.link, &self.consumers).await;
+        }
         let mut end = proof;
         let queues = channel.link.exclusive.created_by(lease);
         if end == Closing::Closed {
@@ -135,11 +151,16 @@ impl ConsumeRemains {
             end = close(&channel.raw, &channel.link).await;
         }
         // Only the barrier says that they have arrived; what is dead behind it does no harm.
-        let failure = (proof == Closing::Dead && self.unproven).then(|| {
+        let lost = proof == Closing::Dead && self.unproven;
+        let failure = lost.then_some(()).and_then(|()| {
+            // A queue that is gone has nothing that could come again.
             let refusal = channel.link.wire.refusal(channel.raw.id());
+            if asks && refusal.as_ref().is_some_and(|refusal| refusal.reply_code == NOT_FOUND) {
+                return None;
+            }
             let reason =
                 || channel.link.state().lost.map_or_else(|| "the AMQP channel was closed".into(), |loss| loss.reason);
-            refusal.map_or_else(|| Failure::LinkLost { reason: reason() }, refused)
+            Some(refusal.map_or_else(|| Failure::LinkLost { reason: reason() }, refused))
         });
         if end == Closing::Silent
             && let Some(channel) = self.channel.take()
@@ -148,6 +169,35 @@ impl ConsumeRemains {
         }
         failure.map_or_else(|| answered(end), Err)
     }
+}
+
+/// Has quorum queues take what RabbitMQ's channel holds back for them (rabbit_fifo_client of 3.10 and 4.0).
+///
+/// A cancel is a command of the queue's log, behind all that was sent to it: when it is answered they have been applied. From 4.0 on
+/// the channel sends what it holds back before it; 3.10 does when it is told of what was applied. It has been told by the time it
+/// has asked the queue something else, twice: whatever that proves, it has been sent before, and so it is in the log before the
+/// channel's end.
+async fn hand_over(raw: &lapin::Channel, link: &Arc<Link>, consumers: &[Subscribed]) -> Closing {
+    let replicated = || consumers.iter().filter(|consumer| consumer.replicated);
+    for consumer in replicated() {
+        let cancel = raw.basic_cancel(consumer.tag.clone(), BasicCancelOptions::default());
+        let end = judge(within(link.config.operation_timeout, "cancel", cancel).await, link);
+        if end != Closing::Closed {
+            return end;
+        }
+    }
+    let mut queues: Vec<_> = replicated().map(|consumer| &consumer.queue).collect();
+    queues.sort_unstable_by_key(|queue| queue.as_str());
+    queues.dedup();
+    for queue in queues.iter().chain(&queues) {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let question = raw.queue_declare(short(queue), options, FieldTable::default());
+        let end = judge(within(link.config.operation_timeout, "queue declare", question).await.map(drop), link);
+        if end != Closing::Closed {
+            return end;
+        }
+    }
+    Closing::Closed
 }
 
 /// Keeps a channel that does not answer until it does or its link ends, with what must not be dropped before. Closed at once,

@@ -24,7 +24,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use std::sync::Arc;
 
 const RESOURCE_LOCKED: u16 = 405;
-const NOT_FOUND: u16 = 404;
+pub(super) const NOT_FOUND: u16 = 404;
 const PRECONDITION_FAILED: u16 = 406;
 
 /// A session's consume channel, to be owned by an operation.
@@ -70,6 +70,8 @@ pub(super) struct Subscribed {
     pub(super) source: Option<Source>,
     /// To make it anew; of a queue that is not needed.
     pub(super) making: Option<Box<Making>>,
+    /// Whether its queue may be a quorum queue.
+    pub(super) replicated: bool,
 }
 
 /// What a subscription will read.
@@ -302,7 +304,8 @@ impl Operator {
             let Subscribe { consumer_arguments: arguments, exclusive, prefetch, .. } = subscribe;
             Box::new(Making { arguments: arguments.clone(), exclusive: *exclusive, prefetch: (*prefetch).max(1) })
         });
-        Ok(Subscribed { consumer, queue: queue.clone(), tag, fate, source, making })
+        let replicated = may_be_replicated(&subscribe.queue);
+        Ok(Subscribed { consumer, queue: queue.clone(), tag, fate, source, making, replicated })
     }
 
     async fn bind(&self, queue: &ShortText, binding: Option<&Binding>) -> Result<(), Failure> {
@@ -444,6 +447,18 @@ pub(super) struct Renewal {
     pub(super) prefetch: u16,
     pub(super) queue: ShortText,
     pub(super) tag: ShortString,
+}
+
+/// A quorum queue is neither exclusive nor auto-delete, and what kind it is may be the virtual host's choice.
+fn may_be_replicated(queue: &SubscribedQueue) -> bool {
+    match queue {
+        SubscribedQueue::Existing(_) => true,
+        SubscribedQueue::Declared(queue) => {
+            let kind = queue.arguments.iter().find(|(name, _)| name.as_str() == "x-queue-type");
+            let other = kind.is_some_and(|(_, kind)| !matches!(kind, FieldValue::Text(kind) if kind == "quorum"));
+            !queue.exclusive && !queue.auto_delete && !other
+        }
+    }
 }
 
 /// What a failed subscription leaves behind.

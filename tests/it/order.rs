@@ -2,10 +2,12 @@
 
 mod sequences;
 
+use crate::support::condition::eventually;
 use crate::support::cut_proxy::{CutProxy, Passage};
 use crate::support::rabbit::{Rabbit, unique};
 use crate::support::relay::Relay;
 use crate::support::stomp::Client;
+use tokio::task::block_in_place;
 
 const ROUNDS: usize = 20;
 
@@ -119,4 +121,48 @@ async fn disconnect_tells_of_an_ack_that_may_be_lost() {
     let mut other: Client = relay.client().await;
     other.send(&format!("SUBSCRIBE\nid:s\ndestination:/amq/queue/{queue}\n\n")).await;
     assert_eq!(other.message("one").await.header("redelivered"), Some("true"));
+}
+
+/// RabbitMQ's channel holds acknowledgements of a quorum queue back while 32 of its commands are under way, and forgets those
+/// when it closes. The oldest message stays unacknowledged, so that no acknowledgement covers more than its own. The queue's
+/// log stands still for a while, so that its commands stay under way.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_before_a_disconnect_does_not_come_again() {
+    const PAUSE: &str =
+        "sys:suspend(ra_log_wal), spawn(fun() -> timer:sleep(1000), sys:resume(ra_log_wal) end), stands_still.";
+    let (rabbit, queue) = (block_in_place(Rabbit::start), unique("settled"));
+    let (relay, admin) = (Relay::start(&rabbit), rabbit.admin().await);
+    admin.typed_queue(&queue, "quorum").await;
+    for messages in [50, 50, 500] {
+        let mut client = relay.client().await;
+        client.send(&messages_in_one_go(&queue, messages)).await;
+        client.receipt("sent").await;
+        let subscribe = format!("SUBSCRIBE\nid:s\ndestination:/amq/queue/{queue}\nack:client-individual\n\n");
+        client.send(&subscribe).await;
+        let mut acks = String::new();
+        for number in 0..messages {
+            let message = client.expect("MESSAGE").await;
+            if number > 0 {
+                acks.push_str(&format!("ACK\nid:{}\n\n\0", message.header("ack").expect("in client mode")));
+            }
+        }
+        assert!(block_in_place(|| rabbit.ctl(&["eval", PAUSE])).contains("stands_still"));
+        client.send(&format!("{acks}DISCONNECT\nreceipt:bye\n\n")).await;
+        client.receipt("bye").await;
+        client.closed().await;
+        let what = format!("only the first of {messages} messages is ready again");
+        eventually(&what, async || admin.ready(&queue).await == Some(1)).await;
+        admin.get(&queue).await;
+        eventually("the queue is empty", async || admin.ready(&queue).await == Some(0)).await;
+    }
+}
+
+/// The last one has a receipt.
+fn messages_in_one_go(queue: &str, messages: usize) -> String {
+    let send = |number| {
+        let receipt = if number + 1 == messages { "receipt:sent\n" } else { "" };
+        format!("SEND\ndestination:/amq/queue/{queue}\n{receipt}\nmessage {number}\0")
+    };
+    let sends: String = (0..messages).map(send).collect();
+    sends.trim_end_matches('\0').to_owned()
 }

@@ -298,6 +298,7 @@ impl ConsumeSide {
                 channel.link.wire.limit_channel(channel.raw.id(), &sluice);
                 self.sluice = Some(sluice);
                 self.channel = Some(channel);
+                self.orders = 0;
                 // Tags begin anew with each channel.
                 self.tags_before += std::mem::take(&mut self.ledger).end();
                 None
@@ -343,6 +344,7 @@ impl ConsumeSide {
                         unseen.iter().for_each(|unseen| sluice.took(unseen.tag, unseen.bytes));
                         self.give_back(source, sluice.end(tag.as_str().as_bytes()));
                     }
+                    self.orders += unseen.len() as u64;
                     unseen.into_iter().for_each(|unseen| self.ledger.gave_back(unseen.tag));
                 }
                 Some(BrokerEvent::Unsubscribed { key })
