@@ -58,6 +58,7 @@ mod shared_consumer;
 mod shrink;
 mod sluice;
 mod stream;
+mod stream_end;
 mod subscribe;
 mod table;
 mod tenancy;

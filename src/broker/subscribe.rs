@@ -10,6 +10,7 @@ use super::link::Link;
 use super::pool::Entry;
 use super::release::barrier_close;
 use super::sluice::{STREAM_OFFSET, Source};
+use super::stream_end::end_before;
 use super::trial::Trial;
 use super::wire::Refusal;
 use crate::session::amqp::{Binding, FieldValue, QueueDeclaration, ShortText};
@@ -284,6 +285,11 @@ impl Operator {
             {
                 trial.run(&self.entry).await?;
             }
+        }
+        if let Some(offset) = subscribe.begins_at
+            && let Some(next) = end_before(&self.link, queue, offset).await
+        {
+            return Err(Failure::BehindEnd { offset, next });
         }
         // Not global: it is for the next consumer of this channel only.
         let qos = self.raw.basic_qos(subscribe.prefetch.max(1), BasicQosOptions { global: false });

@@ -101,6 +101,8 @@ pub struct Outgoing {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subscribe {
+    /// Where its client wants a stream to begin: one that ends before is refused.
+    pub begins_at: Option<i64>,
     pub binding: Option<Binding>,
     pub consumer_arguments: Vec<(ShortText, FieldValue)>,
     /// The queue's only consumer. Its queue outlives lost connections and expires by itself, so a failed step leaves it alone.

@@ -107,6 +107,8 @@ pub enum Concern {
 /// Why a lease ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
+    /// The stream that is subscribed to ends before the offset that was asked for; `next` is that of its next message.
+    BehindEnd { offset: i64, next: i64 },
     /// The AMQP connection was lost or closed by the broker; not this client's fault.
     LinkLost { reason: String },
     /// The AMQP connection was lost again and again, and only while this session was on it: what it consumes can't be read.

@@ -138,7 +138,9 @@ impl Session {
                 self.outages.consume.is_on() && reply_text.contains("in exclusive use")
             }
             Failure::Refused { reply_code: 404, .. } => failure.is_absence(),
-            Failure::Poisoned { .. } | Failure::Refused { .. } | Failure::Unconfirmed => false,
+            Failure::BehindEnd { .. } | Failure::Poisoned { .. } | Failure::Refused { .. } | Failure::Unconfirmed => {
+                false
+            }
         }
     }
 

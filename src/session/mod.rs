@@ -450,6 +450,7 @@ impl Session {
             Concern::Declare(_) | Concern::Publish(_) | Concern::Session => None,
         };
         let refusal = match failure {
+            Failure::BehindEnd { offset, next } => position::behind_end(offset, next),
             Failure::Refused { reply_code, reply_text } => {
                 let refusal = Refusal::from_reply(reply_code, &reply_text);
                 match self.identity.account {

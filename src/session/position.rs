@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::amqp::{FieldValue, ShortText};
 use super::command::{Subscribe, SubscribedQueue};
 use super::event::Message;
+use super::refusal::Refusal;
 
 const OFFSET: &str = "x-stream-offset";
 
@@ -15,6 +16,26 @@ pub(super) fn offset(message: &Message) -> Option<i64> {
         FieldValue::Integer(offset) if name.as_str() == OFFSET => Some(*offset),
         _ => None,
     })
+}
+
+/// Where a SUBSCRIBE wants a stream to begin, if it says so by a number.
+pub(super) fn asked(consumer_arguments: &[(ShortText, FieldValue)]) -> Option<i64> {
+    consumer_arguments.iter().find_map(|(name, value)| match value {
+        FieldValue::Integer(offset) if name.as_str() == OFFSET => Some(*offset),
+        _ => None,
+    })
+}
+
+/// RabbitMQ would give nothing until the stream has grown so far, and a stream that was made anew may never do.
+pub(super) fn behind_end(offset: i64, next: i64) -> Refusal {
+    Refusal::fatal(
+        "subscription.offset",
+        "Offset behind the end",
+        format!(
+            "header 'x-stream-offset': {offset} is behind the end of the stream, whose next message has the offset {next}\n"
+        ),
+        "The stream may have been deleted and made again. Begin with offset=N up to that number, first, last or next.",
+    )
 }
 
 #[derive(Debug)]

@@ -239,7 +239,9 @@ impl Session {
             true => Sharing::Own,
             false => self.sharing(frame, mode, nameless, &queue, &consumer_arguments),
         };
-        let making = Subscribe { binding, consumer_arguments, exclusive: survives, key, prefetch, queue, sharing };
+        let begins_at = position::asked(&consumer_arguments);
+        let exclusive = survives;
+        let making = Subscribe { begins_at, binding, consumer_arguments, exclusive, key, prefetch, queue, sharing };
         let position = Position::of(&making, self.now);
         let subscription = Subscription {
             access,
@@ -554,6 +556,7 @@ impl Session {
             name: self.next_queue_name(),
         };
         let making = Subscribe {
+            begins_at: None,
             binding: None,
             consumer_arguments: Vec::new(),
             exclusive: false,
@@ -628,6 +631,10 @@ impl Session {
             queue.name = fresh;
         }
         let mut making = subscription.making.clone();
+        if subscription.queue.is_some() {
+            // It has begun, and a replica that is behind for a moment is no reason to end it.
+            making.begins_at = None;
+        }
         if let Some(position) = &subscription.position {
             position.apply(&mut making, self.now);
         }

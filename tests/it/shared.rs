@@ -146,6 +146,7 @@ fn subscribe_as(key: SubscriptionKey, routing_key: &str, overflow: Overflow, que
     let queue =
         QueueDeclaration { arguments: vec![], auto_delete: true, durable: false, exclusive: false, name: text(queue) };
     BrokerCommand::Subscribe(Subscribe {
+        begins_at: None,
         binding: Some(Binding { arguments: vec![], exchange: text("amq.topic"), routing_key: text(routing_key) }),
         consumer_arguments: vec![],
         exclusive: false,

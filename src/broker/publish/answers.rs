@@ -127,9 +127,11 @@ impl PublishSide {
             // One of its own channel's; what was in doubt is the oldest.
             Failure::Refused { .. } if failure.is_absence() => self.failed.as_ref().map(|meta| meta.publish.token),
             Failure::Refused { reply_text, .. } => self.culprit(reply_text),
-            Failure::LinkLost { .. } | Failure::Poisoned { .. } | Failure::TimedOut { .. } | Failure::Unconfirmed => {
-                None
-            }
+            Failure::BehindEnd { .. }
+            | Failure::LinkLost { .. }
+            | Failure::Poisoned { .. }
+            | Failure::TimedOut { .. }
+            | Failure::Unconfirmed => None,
         };
         (failure, concern.map_or(Concern::Session, Concern::Publish))
     }

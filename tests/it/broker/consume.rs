@@ -36,6 +36,7 @@ async fn a_refused_subscription_names_itself_and_leaves_nothing() {
         let name = queue.name.to_string();
         let mut channel = lease(&broker).await;
         channel.execute(BrokerCommand::Subscribe(Subscribe {
+            begins_at: None,
             binding: Some(Binding { arguments: vec![], exchange: text("no such exchange"), routing_key: text("k") }),
             consumer_arguments: vec![],
             exclusive: false,

@@ -135,3 +135,45 @@ async fn a_nack_on_a_stream_is_refused() {
     client.disconnect().await;
     admin.delete(&name).await;
 }
+
+/// RabbitMQ would say nothing until the stream has grown so far. One that goes on behind the last message waits for the next.
+#[tokio::test]
+async fn an_offset_behind_the_end_is_told() {
+    let rabbit = Rabbit::shared();
+    let admin = rabbit.admin().await;
+    for mode in ["strict", "rabbitmq"] {
+        let relay = Relay::start_with(rabbit, &format!("[stomp]\ncompatibility = \"{mode}\"\n"));
+        let name = unique("stream");
+        stream(&admin, &name).await;
+        is_behind_the_end(&relay, &name, 1, 0).await;
+        // Many in a chunk.
+        let mut sender = relay.client().await;
+        let send = |number| format!("SEND\ndestination:/amq/queue/{name}\nreceipt:{number}\n\n{number}\0");
+        let sends: String = (0..200).map(send).collect();
+        sender.send(sends.trim_end_matches('\0')).await;
+        for number in 0..200 {
+            sender.receipt(&number.to_string()).await;
+        }
+        is_behind_the_end(&relay, &name, 201, 200).await;
+        for offset in [0, 150, 200] {
+            let mut client = relay.client().await;
+            client.subscribe(&format!("id:0\ndestination:/amq/queue/{name}\nx-stream-offset:offset={offset}")).await;
+            if offset == 200 {
+                sender.send(&send(200)).await;
+            }
+            client.message(&offset.to_string()).await;
+        }
+        admin.delete(&name).await;
+    }
+}
+
+async fn is_behind_the_end(relay: &Relay, name: &str, offset: u64, next: u64) {
+    let mut client = relay.client().await;
+    let headers = format!("id:0\ndestination:/amq/queue/{name}\nx-stream-offset:offset={offset}\nreceipt:s");
+    client.send(&format!("SUBSCRIBE\n{headers}\n\n")).await;
+    let error = client.error("Offset behind the end").await;
+    assert_eq!((error.header("error-code"), error.header("receipt-id")), (Some("subscription.offset"), Some("s")));
+    let body = String::from_utf8_lossy(&error.body);
+    assert!(body.contains(&format!("whose next message has the offset {next}\n")), "{body}");
+    assert_eq!(client.closed().await.0, 1002);
+}

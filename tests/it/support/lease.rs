@@ -82,6 +82,7 @@ pub fn publish_as(token: u64, exchange: &str, routing_key: &str, change: impl Fn
 
 pub fn subscribe(key: u64, queue: SubscribedQueue, prefetch: u16) -> BrokerCommand {
     BrokerCommand::Subscribe(Subscribe {
+        begins_at: None,
         binding: None,
         consumer_arguments: vec![],
         exclusive: false,
