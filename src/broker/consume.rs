@@ -32,6 +32,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use lapin::options::{BasicAckOptions, BasicNackOptions};
+use lapin::types::ShortString;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -52,6 +53,16 @@ struct Consumer {
     window: Option<Box<Window>>,
 }
 
+/// A consumer that RabbitMQ has ended.
+struct Cancelled {
+    /// Why: whether its queue is there.
+    inquiry: Inquiry,
+    key: SubscriptionKey,
+    queue: ShortText,
+    source: Option<sluice::Source>,
+    tag: ShortString,
+}
+
 /// Why the lease ends, and what that answers.
 pub(super) type Ending = (Failure, Concern);
 
@@ -62,7 +73,7 @@ pub(super) struct ConsumeSide {
     asked: Option<ShortText>,
     channel: Option<Leased>,
     /// Consumers that RabbitMQ has ended, and it is not known why.
-    cancelled: Vec<(SubscriptionKey, ShortText, Inquiry)>,
+    cancelled: Vec<Cancelled>,
     commands: VecDeque<ConsumeCommand>,
     consumers: Vec<Consumer>,
     entry: Arc<Entry>,
@@ -384,19 +395,24 @@ impl ConsumeSide {
         None
     }
 
-    /// A queue whose node is away comes back, and so does its subscription, on another lease; any other one has ended.
+    /// A queue whose node is away comes back, and so does its subscription, on another lease. One that is there can be consumed
+    /// again; any other one has ended.
     fn poll_cancelled(&mut self, cx: &mut Context<'_>) -> Poll<Result<BrokerEvent, Ending>> {
         for at in 0..self.cancelled.len() {
-            let (_, _, inquiry) = &mut self.cancelled[at];
-            let Poll::Ready(whereabouts) = inquiry.poll(cx) else { continue };
-            let (key, queue, _) = self.cancelled.swap_remove(at);
+            let Poll::Ready(whereabouts) = self.cancelled[at].inquiry.poll(cx) else { continue };
+            let Cancelled { key, queue, source, tag, .. } = self.cancelled.swap_remove(at);
             return Poll::Ready(match whereabouts {
                 Whereabouts::Away(failure) => {
                     self.absent = Some(queue).filter(|_| failure.is_absence());
                     Err((failure, Concern::Subscription(key)))
                 }
-                Whereabouts::Led | Whereabouts::Missing | Whereabouts::There => {
-                    Ok(BrokerEvent::SubscriptionCancelled { key })
+                Whereabouts::Missing => Ok(BrokerEvent::SubscriptionCancelled { key }),
+                Whereabouts::Led | Whereabouts::There => {
+                    // What may be a stream's or a queue's is left to the end of the channel, which is right for both.
+                    if let (Some(sluice), Some(source)) = (self.sluice.clone(), source) {
+                        self.give_back(source, sluice.end(tag.as_str().as_bytes()));
+                    }
+                    Ok(BrokerEvent::SubscriptionInterrupted { key })
                 }
             });
         }
@@ -441,12 +457,13 @@ impl ConsumeSide {
                     cx.waker().wake_by_ref();
                 }
                 None if channel.raw.status().connected() => {
-                    let Subscribed { queue, fate, .. } = self.consumers.swap_remove(at).subscribed;
+                    let Subscribed { queue, fate, source, tag, .. } = self.consumers.swap_remove(at).subscribed;
                     if fate == QueueFate::Vanishes {
                         channel.link.exclusive.release(&queue, self.lease);
                         return Poll::Ready(Ok(BrokerEvent::SubscriptionCancelled { key }));
                     }
-                    self.cancelled.push((key, queue.clone(), Inquiry::begin(channel.link.clone(), queue)));
+                    let inquiry = Inquiry::begin_twice(channel.link.clone(), queue.clone());
+                    self.cancelled.push(Cancelled { inquiry, key, queue, source, tag });
                     // It has to be polled once, to wake.
                     cx.waker().wake_by_ref();
                     return Poll::Pending;

@@ -10,7 +10,11 @@ use crate::session::event::Failure;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::task::JoinHandle;
+
+/// RabbitMQ tells the consumers of a quorum queue or stream that it is deleted before it has forgotten the queue.
+const SECOND_QUESTION: Duration = Duration::from_secs(1);
 
 /// What RabbitMQ says of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,17 +33,18 @@ pub(super) struct Inquiry(JoinHandle<Whereabouts>);
 
 impl Inquiry {
     pub(super) fn begin(link: Arc<Link>, queue: ShortText) -> Inquiry {
+        Inquiry(tokio::spawn(async move { ask(&link, &queue).await }))
+    }
+
+    /// The same of a queue that may be about to go: one that is there has to be there a while later.
+    pub(super) fn begin_twice(link: Arc<Link>, queue: ShortText) -> Inquiry {
         Inquiry(tokio::spawn(async move {
-            if link.judge_names(|text| text.queue(&queue, &[])).is_err() {
-                return Whereabouts::Missing;
-            }
-            match declare_passively(&link, &queue).await {
-                Ok(Found { messages: 0, consumers: 0 }) => Whereabouts::There,
-                Ok(_) => Whereabouts::Led,
-                Err(failure) if failure.is_absence() || matches!(failure, Failure::LinkLost { .. }) => {
-                    Whereabouts::Away(failure)
+            match ask(&link, &queue).await {
+                Whereabouts::There | Whereabouts::Led => {
+                    tokio::time::sleep(SECOND_QUESTION).await;
+                    ask(&link, &queue).await
                 }
-                Err(_) => Whereabouts::Missing,
+                answer => answer,
             }
         }))
     }
@@ -51,5 +56,19 @@ impl Inquiry {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Whereabouts> {
         // It fails only when the runtime ends.
         Poll::Ready(ready!(Pin::new(&mut self.0).poll(cx)).unwrap_or(Whereabouts::Missing))
+    }
+}
+
+async fn ask(link: &Arc<Link>, queue: &ShortText) -> Whereabouts {
+    if link.judge_names(|text| text.queue(queue, &[])).is_err() {
+        return Whereabouts::Missing;
+    }
+    match declare_passively(link, queue).await {
+        Ok(Found { messages: 0, consumers: 0 }) => Whereabouts::There,
+        Ok(_) => Whereabouts::Led,
+        Err(failure) if failure.is_absence() || matches!(failure, Failure::LinkLost { .. }) => {
+            Whereabouts::Away(failure)
+        }
+        Err(_) => Whereabouts::Missing,
     }
 }

@@ -38,7 +38,7 @@ pub(super) async fn end_before(link: &Arc<Link>, queue: &ShortText, offset: i64)
     link.judge_names(|text| text.queue(queue, &[])).ok()?;
     // A stream has at least so many. Most offsets are within it, and then nothing is read.
     let known = declare_passively(link, queue).await.ok()?;
-    if offset <= i64::from(known) {
+    if offset <= i64::from(known.messages) {
         return None;
     }
     read_end(link, queue, offset).await.ok()?.filter(|next| *next < offset)?;

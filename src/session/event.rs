@@ -69,6 +69,10 @@ pub enum BrokerEvent {
     SubscriptionCancelled {
         key: SubscriptionKey,
     },
+    /// The broker cancelled the consumer, and its queue is there: it was made again, or another node has it now.
+    SubscriptionInterrupted {
+        key: SubscriptionKey,
+    },
     Unblocked,
     Unsubscribed {
         key: SubscriptionKey,

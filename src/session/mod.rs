@@ -438,6 +438,7 @@ impl Session {
             BrokerEvent::Settled { count } => self.doubts.proven(count),
             BrokerEvent::Subscribed { key, queue } => self.handle_subscribed(key, queue),
             BrokerEvent::SubscriptionCancelled { key } => self.handle_cancelled(key),
+            BrokerEvent::SubscriptionInterrupted { key } => self.handle_interrupted(key),
             BrokerEvent::Unblocked => self.handle_unblocked(),
             BrokerEvent::Unsubscribed { key } => self.handle_unsubscribed(key),
         }

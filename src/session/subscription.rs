@@ -4,6 +4,7 @@ mod rights;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::Session;
 use super::access::Access;
@@ -31,6 +32,12 @@ pub(super) use rights::Revoked;
 /// Ids of this form belong to the reply queues that a SEND's `reply-to` makes.
 const REPLY_PREFIX: &str = "/temp-queue/";
 
+/// A subscription that RabbitMQ ends more often in a row is not made again.
+const RESTARTS_MAX: u32 = 3;
+
+/// One that has lasted so long begins to count anew.
+const RESTART_MEMORY: Duration = Duration::from_secs(60);
+
 #[derive(Debug)]
 pub(super) struct Subscription {
     access: Access,
@@ -55,8 +62,27 @@ pub(super) struct Subscription {
     /// Known once the broker has said it.
     queue: Option<ShortText>,
     stage: Stage,
+    restarts: Restarts,
     /// Only these delete their queue by a `durable` UNSUBSCRIBE.
     topic: bool,
+}
+
+/// How often RabbitMQ ended a subscription whose queue was there.
+#[derive(Debug, Default)]
+struct Restarts {
+    count: u32,
+    last: Option<Instant>,
+}
+
+impl Restarts {
+    /// Whether it may be made once more: not if it is ended again and again.
+    fn admits(&mut self, now: Instant) -> bool {
+        if self.last.is_none_or(|last| now >= last + RESTART_MEMORY) {
+            self.count = 0;
+        }
+        (self.count, self.last) = (self.count + 1, Some(now));
+        self.count <= RESTARTS_MAX
+    }
 }
 
 #[derive(Debug, PartialEq)]
@@ -256,6 +282,7 @@ impl Session {
             name,
             position,
             queue: None,
+            restarts: Restarts::default(),
             stage: Stage::Starting { receipt },
             topic: matches!(destination, Destination::Topic(_)),
         };
@@ -470,6 +497,39 @@ impl Session {
         }
     }
 
+    /// The broker ended the subscription, but its queue is there, so it is consumed again. Nothing is declared that somebody else
+    /// has not: a queue without binding is taken as it is.
+    pub(super) fn handle_interrupted(&mut self, key: SubscriptionKey) {
+        if self.is_stopping(key) {
+            return;
+        }
+        let Some(subscription) = self.subscriptions.by_key.get_mut(&key) else { return };
+        if !subscription.restarts.admits(self.now) {
+            return self.handle_cancelled(key);
+        }
+        if let Some(position) = &mut subscription.position {
+            position.lose(self.ledger.oldest_offset(key));
+        }
+        if subscription.stage == Stage::Active {
+            subscription.stage = Stage::Starting { receipt: None };
+            self.subscriptions.pending += 1;
+        }
+        let mut making = subscription.making.clone();
+        if making.binding.is_none()
+            && let Some(queue) = &subscription.queue
+        {
+            making.queue = SubscribedQueue::Existing(queue.clone());
+        }
+        if subscription.queue.is_some() {
+            // It has begun, and a replica that is behind for a moment is no reason to end it.
+            making.begins_at = None;
+        }
+        if let Some(position) = &subscription.position {
+            position.apply(&mut making, self.now);
+        }
+        self.command(BrokerCommand::Subscribe(making));
+    }
+
     /// The broker ended the subscription: its queue was deleted, or the node that had it is gone.
     pub(super) fn handle_cancelled(&mut self, key: SubscriptionKey) {
         // The client has asked for this end, and the answer to that still comes.
@@ -579,6 +639,7 @@ impl Session {
             mode: AckMode::Auto,
             position: None,
             queue: None,
+            restarts: Restarts::default(),
             stage: Stage::Starting { receipt: None },
             topic: false,
         };

@@ -382,6 +382,7 @@ fn broker_input(text: &str, now: Instant) -> Input {
         }
         "blocked" => BrokerEvent::Blocked,
         "dismissed" => BrokerEvent::Dismissed { failure: LoginFailure::AccessRefused },
+        "interrupted" => BrokerEvent::SubscriptionInterrupted { key: SubscriptionKey(number(1)) },
         "cancelled" => BrokerEvent::SubscriptionCancelled { key: SubscriptionKey(number(1)) },
         "closed" => BrokerEvent::Closed,
         "confirmed" => BrokerEvent::Confirmed { token: PublishToken(number(1)) },

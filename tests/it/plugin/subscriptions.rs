@@ -1,5 +1,8 @@
 //! The end of a subscription: UNSUBSCRIBE in all its forms, and the broker's cancel.
 
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
+
 use crate::support::rabbit::{Rabbit, unique};
 use crate::support::relay::Relay;
 
@@ -70,6 +73,35 @@ async fn a_deleted_queue_cancels_its_subscription() {
     client.message("anew").await;
     client.disconnect().await;
     admin.delete(&doomed).await;
+}
+
+/// RabbitMQ cancels the consumer of a deleted queue. Whoever makes the queue again at once means to go on.
+#[tokio::test]
+async fn a_queue_that_is_made_again_at_once_is_consumed_again() {
+    let rabbit = Rabbit::shared();
+    let admin = rabbit.admin().await;
+    for destination in ["/amq/queue/", "/queue/"] {
+        let (relay, name) = (Relay::start(rabbit), unique("anew"));
+        admin.queue(&name).await;
+        let mut client = relay.client().await;
+        client.subscribe(&format!("id:1\ndestination:{destination}{name}\nack:client")).await;
+        admin.send(&name, b"before").await;
+        let before = client.message("before").await.header("ack").expect("in client mode").to_owned();
+        let again = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let (deleted, declared) = tokio::join!(
+            admin.channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default()),
+            admin.channel.queue_declare(name.as_str().into(), again, FieldTable::default()),
+        );
+        deleted.and(declared.map(drop)).expect("made again");
+        admin.send(&name, b"after").await;
+        let after = client.message("after").await.header("ack").expect("in client mode").to_owned();
+        // The one of the old queue has no effect and is no mistake.
+        client.send(&format!("ACK\nid:{before}\n\n\0ACK\nid:{after}\nreceipt:a\n\n")).await;
+        client.receipt("a").await;
+        client.disconnect().await;
+        assert_eq!(admin.ready(&name).await, Some(0), "{destination}");
+        admin.delete(&name).await;
+    }
 }
 
 /// By default the session ends with the ERROR, as STOMP has it.
