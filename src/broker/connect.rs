@@ -34,9 +34,6 @@ const NOT_ALLOWED: u16 = 530;
 /// The protocol header of AMQP 0-9-1 (4.2.2).
 const PROTOCOL_HEADER: &[u8; 8] = b"AMQP\x00\x00\x09\x01";
 
-/// The smallest frames that lapin agrees to.
-const FRAME_BYTES_MIN: u32 = 8192;
-
 /// How a server that is no RabbitMQ is reported.
 const NOT_AMQP: &str = "does not speak AMQP 0-9-1";
 
@@ -144,11 +141,6 @@ async fn connect_to(target: &Target<'_>, endpoint: &Endpoint) -> Result<Connecte
 /// What lapin says of a peer that never greeted helps nobody.
 fn handshake_error(error: &lapin::Error, wire: &Wire) -> String {
     match error.kind() {
-        // lapin asks for more then, and RabbitMQ closes the connection without a word.
-        _ if (1..FRAME_BYTES_MIN).contains(&wire.frame_max()) => format!(
-            "takes AMQP frames of {} bytes only; set frame_max of RabbitMQ to {FRAME_BYTES_MIN} or more (its default is 131072)",
-            wire.frame_max()
-        ),
         _ if wire.has_greeted() => reason(error),
         ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => NOT_AMQP.to_owned(),
         _ => format!(

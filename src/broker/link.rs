@@ -206,7 +206,8 @@ impl Link {
     }
 
     pub(super) fn frame_bytes_max(&self) -> usize {
-        self.connection.configuration().frame_max() as usize
+        let (agreed, offered) = (self.connection.configuration().frame_max(), self.wire.frame_max());
+        if offered > 0 { agreed.min(offered) as usize } else { agreed as usize }
     }
 
     /// Opens a channel on a reserved place.

@@ -57,6 +57,7 @@ mod settle;
 mod shared_consumer;
 mod shrink;
 mod sluice;
+mod split;
 mod stream;
 mod stream_end;
 mod subscribe;

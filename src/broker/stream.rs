@@ -3,6 +3,7 @@
 use super::config::{BUFFERED_FRAMES, BrokerConfig, Encryption, KEEPALIVE, Node};
 use super::guard::Guard;
 use super::outbound::OutboundGuard;
+use super::split::{FRAME_BYTES_MIN, Splitter};
 use super::wire::Wire;
 use crate::budget::Charge;
 use futures_util::io::{AsyncRead, AsyncWrite};
@@ -123,6 +124,8 @@ pub(super) struct GuardedStream {
     buffers: Buffers,
     guard: Guard,
     outbound: OutboundGuard,
+    /// There if the broker takes smaller frames than lapin agrees to.
+    splitter: Option<Splitter>,
     transport: Transport,
     wire: Arc<Wire>,
 }
@@ -130,7 +133,8 @@ pub(super) struct GuardedStream {
 impl GuardedStream {
     /// `guard` writes to `wire`.
     pub(super) fn new(transport: Transport, guard: Guard, wire: Arc<Wire>, config: &BrokerConfig) -> GuardedStream {
-        GuardedStream { buffers: Buffers::new(config), guard, outbound: OutboundGuard::default(), transport, wire }
+        let (buffers, outbound) = (Buffers::new(config), OutboundGuard::default());
+        GuardedStream { buffers, guard, outbound, splitter: None, transport, wire }
     }
 }
 
@@ -161,16 +165,36 @@ impl AsyncRead for GuardedStream {
 
 impl AsyncWrite for GuardedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let GuardedStream { buffers, outbound, transport, .. } = self.get_mut();
-        let written = ready!(outbound.poll_write(bytes, |bytes| Pin::new(&mut *transport).poll_write(cx, bytes)));
-        if let Ok(bytes) = &written {
-            buffers.written(*bytes);
+        let GuardedStream { buffers, outbound, splitter, transport, wire, .. } = self.get_mut();
+        let mut write = |bytes: &[u8]| {
+            let written = ready!(outbound.poll_write(bytes, |bytes| Pin::new(&mut *transport).poll_write(cx, bytes)));
+            if let Ok(bytes) = &written {
+                buffers.written(*bytes);
+            }
+            Poll::Ready(written)
+        };
+        // It is offered when everything before is written, so this begins with a frame.
+        let offered = wire.frame_max();
+        if splitter.is_none() && (1..FRAME_BYTES_MIN).contains(&offered) {
+            *splitter = Some(Splitter::new(offered));
         }
-        Poll::Ready(written)
+        let Some(splitter) = splitter else { return write(bytes) };
+        ready!(splitter.poll_drain(&mut write))?;
+        splitter.take(bytes);
+        // What is left goes with the next write, or the flush.
+        match splitter.poll_drain(write) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(bytes.len())),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let GuardedStream { outbound, transport, .. } = self.get_mut();
+        let GuardedStream { outbound, splitter, transport, .. } = self.get_mut();
+        if let Some(splitter) = splitter {
+            ready!(splitter.poll_drain(|bytes| {
+                outbound.poll_write(bytes, |bytes| Pin::new(&mut *transport).poll_write(cx, bytes))
+            }))?;
+        }
         ready!(outbound.poll_due(|bytes| Pin::new(&mut *transport).poll_write(cx, bytes)))?;
         Pin::new(transport).poll_flush(cx)
     }

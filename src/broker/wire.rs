@@ -6,7 +6,7 @@
 use super::frame::Return;
 use super::sluice::Sluice;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
@@ -52,14 +52,14 @@ struct ChannelRecord {
 struct Record {
     channels: HashMap<u16, ChannelRecord>,
     phase: Phase,
-    /// As the broker offers it; 0 is no limit, or not known.
-    frame_max: u32,
     version: String,
 }
 
 pub(super) struct Wire {
     record: Mutex<Record>,
     broker_closed_channels: AtomicUsize,
+    /// As the broker offers it; 0 is no limit, or not known.
+    frame_max: AtomicU32,
     since: Instant,
     /// Milliseconds after `since`.
     last_read: AtomicU64,
@@ -74,6 +74,7 @@ impl Default for Wire {
         Wire {
             record: Mutex::default(),
             broker_closed_channels: AtomicUsize::new(0),
+            frame_max: AtomicU32::new(0),
             since: Instant::now(),
             last_read: AtomicU64::new(0),
             repaired_frames: Arc::default(),
@@ -148,11 +149,11 @@ impl Wire {
     }
 
     pub(super) fn record_frame_max(&self, bytes: u32) {
-        self.lock().frame_max = bytes;
+        self.frame_max.store(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn frame_max(&self) -> u32 {
-        self.lock().frame_max
+        self.frame_max.load(Ordering::Relaxed)
     }
 
     pub(super) fn record_authenticated(&self) {
