@@ -70,7 +70,7 @@ impl Standing {
 
 /// What a side that was lost begins anew with.
 pub(super) enum Restored {
-    Consume { lease: LeaseId, pass: Option<Pass>, suspicion: Suspicion, version: String },
+    Consume { avoid: Vec<String>, lease: LeaseId, pass: Option<Pass>, suspicion: Suspicion, version: String },
     Publish { slot: Slot, suspicion: Suspicion },
 }
 
@@ -325,8 +325,8 @@ impl Channel {
     fn begin_anew(&mut self, side: Side, restored: Restored) -> BrokerInfo {
         *self.standing(side) = Standing::Up;
         match restored {
-            Restored::Consume { lease, pass, suspicion, version } => {
-                self.consume.begin_anew(lease, suspicion);
+            Restored::Consume { avoid, lease, pass, suspicion, version } => {
+                self.consume.begin_anew(lease, suspicion, avoid);
                 self.pass = pass;
                 BrokerInfo { version }
             }

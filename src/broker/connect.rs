@@ -47,6 +47,8 @@ pub(super) struct Connected {
 
 /// What a connection is made with.
 pub(super) struct Target<'a> {
+    /// Nodes that are of no use for what the connection is for.
+    pub(super) avoid: &'a [String],
     pub(super) config: &'a BrokerConfig,
     pub(super) vhost: &'a str,
     pub(super) credentials: &'a Credentials,
@@ -65,6 +67,9 @@ pub(super) async fn connect(
     check(target)?;
     let (order, mut reasons) = nodes.order();
     for endpoint in order {
+        if target.avoid.contains(&endpoint.to_string()) {
+            continue;
+        }
         match connect_to(target, &endpoint).await {
             Err(LoginFailure::Unavailable { reason }) => {
                 down(&endpoint, &reason);

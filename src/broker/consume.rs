@@ -69,6 +69,8 @@ pub(super) type Ending = (Failure, Concern);
 pub(super) struct ConsumeSide {
     /// The queue whose node is away, if that is why it is lost.
     absent: Option<ShortText>,
+    /// Nodes that have no replica of a stream that is wanted.
+    avoid: Vec<String>,
     /// The queue that the running command is about.
     asked: Option<ShortText>,
     channel: Option<Leased>,
@@ -119,6 +121,7 @@ impl ConsumeSide {
         ConsumeSide {
             absent: None,
             asked: None,
+            avoid: Vec::new(),
             declared_transient: false,
             idle: IdleTimer::default(),
             starting: None,
@@ -150,15 +153,16 @@ impl ConsumeSide {
     }
 
     /// After a loss. No tag is like one of before.
-    pub(super) fn begin_anew(&mut self, lease: LeaseId, suspicion: Suspicion) {
+    pub(super) fn begin_anew(&mut self, lease: LeaseId, suspicion: Suspicion, avoid: Vec<String>) {
         let tags_before = self.tags_before + std::mem::take(&mut self.ledger).end();
         let new = ConsumeSide::new(self.entry.clone(), lease);
-        *self = ConsumeSide { suspicion, tags_before, ..new };
+        *self = ConsumeSide { avoid, suspicion, tags_before, ..new };
     }
 
     /// What it leaves to the side that comes after it.
     pub(super) fn past(&mut self) -> Past {
-        Past { absent: self.absent.take(), link: self.link(), suspicion: self.suspicion }
+        let avoid = std::mem::take(&mut self.avoid);
+        Past { absent: self.absent.take(), avoid, link: self.link(), suspicion: self.suspicion }
     }
 
     pub(super) fn entry(&self) -> Arc<Entry> {

@@ -402,7 +402,13 @@ impl Entry {
             self.clone().await_presence(queue).await?;
         }
         let pass = Pass::take(&self.pool.resuming, RESUMING_PATIENCE).await;
-        Ok(Restored::Consume { lease: self.next_lease(), pass, suspicion, version })
+        // Where every node has been asked, each is again: it may run its replica by now.
+        let all = self.pool.nodes.all();
+        let mut avoid = past.avoid;
+        if all.iter().all(|node| avoid.contains(&node.to_string())) {
+            avoid.clear();
+        }
+        Ok(Restored::Consume { avoid, lease: self.next_lease(), pass, suspicion, version })
     }
 
     /// For a session that lost its publish side. A place on a link is all it needs.
@@ -471,7 +477,7 @@ impl Entry {
         match usable() {
             Some(anchor) => Ok(anchor),
             None => {
-                self.clone().open(Role::Consume, Instant::now(), None).await?;
+                self.clone().open(Role::Consume, Instant::now(), None, Vec::new()).await?;
                 usable().ok_or_else(|| LoginFailure::Unavailable { reason: "the connection was lost at once".into() })
             }
         }
@@ -537,7 +543,7 @@ impl Entry {
         let result = match usable {
             Some(link) if fresh => return Ok(link.version.clone()),
             Some(link) => self.clone().ask_again().await.map(|()| link),
-            None => self.clone().open(Role::Consume, asked, None).await,
+            None => self.clone().open(Role::Consume, asked, None, Vec::new()).await,
         };
         match result {
             Ok(link) => {
@@ -554,9 +560,19 @@ impl Entry {
 
     /// A place on a link of this role for a session that may keep such company; opens a link if all are full.
     pub(super) async fn reserve(self: Arc<Self>, role: Role, company: Company) -> Result<Slot, LoginFailure> {
+        self.reserve_away(role, company, Vec::new()).await
+    }
+
+    /// The same on another node than these.
+    pub(super) async fn reserve_away(
+        self: Arc<Self>,
+        role: Role,
+        company: Company,
+        avoid: Vec<String>,
+    ) -> Result<Slot, LoginFailure> {
         let asked = Instant::now();
         loop {
-            if let Some(slot) = self.try_reserve(role, company) {
+            if let Some(slot) = self.try_reserve(role, company, &avoid) {
                 return Ok(slot);
             }
             let quarantined = match company {
@@ -566,13 +582,16 @@ impl Entry {
                     Some((company, place.map_err(|reason| LoginFailure::Unavailable { reason })?))
                 }
             };
-            self.clone().open(role, asked, quarantined).await?;
+            self.clone().open(role, asked, quarantined, avoid.clone()).await?;
         }
     }
 
-    fn try_reserve(&self, role: Role, company: Company) -> Option<Slot> {
+    fn try_reserve(&self, role: Role, company: Company, avoid: &[String]) -> Option<Slot> {
         let links = lock(&self.role(role).links);
-        links.iter().filter(|link| link.is_usable()).find_map(|link| link.reserve(company))
+        links
+            .iter()
+            .filter(|link| link.is_usable() && !avoid.contains(&link.node))
+            .find_map(|link| link.reserve(company))
     }
 
     /// Opens a link unless another task just did. The work goes on when the caller goes away: a half-made connection
@@ -582,6 +601,7 @@ impl Entry {
         role: Role,
         asked: Instant,
         quarantined: Option<(Company, Place)>,
+        avoid: Vec<String>,
     ) -> Result<Arc<Link>, LoginFailure> {
         let work = tokio::spawn(async move {
             let mut last = self.role(role).opening.lock().await;
@@ -590,19 +610,25 @@ impl Entry {
                 _ => {}
             }
             let (company, place) = quarantined.map_or((Company::Any, None), |(company, place)| (company, Some(place)));
-            if let Some(link) = lock(&self.role(role).links).iter().find(|link| link.is_open_to(company)).cloned() {
+            let fits = |link: &&Arc<Link>| link.is_open_to(company) && !avoid.contains(&link.node);
+            if let Some(link) = lock(&self.role(role).links).iter().find(fits).cloned() {
                 return Ok(link);
             }
-            let result = self.connect(role, Seclusion::new(company, place)).await;
+            let result = self.connect(role, Seclusion::new(company, place), &avoid).await;
             *last = result.as_ref().err().map(|failure| (Instant::now(), failure.clone()));
             result
         });
         work.await.unwrap_or_else(|error| Err(LoginFailure::Unavailable { reason: error.to_string() }))
     }
 
-    async fn connect(self: &Arc<Self>, role: Role, seclusion: Seclusion) -> Result<Arc<Link>, LoginFailure> {
+    async fn connect(
+        self: &Arc<Self>,
+        role: Role,
+        seclusion: Seclusion,
+        avoid: &[String],
+    ) -> Result<Arc<Link>, LoginFailure> {
         let credentials = self.credentials();
-        let connected = self.dial(role.name(), &credentials).await?;
+        let connected = self.dial(role.name(), &credentials, avoid).await?;
         let (config, counts) = (self.config().clone(), self.pool.counts.clone());
         let troubles = Troubles { account: self.outages.clone(), node: self.pool.nodes.recoveries(&connected.node) };
         let account = Account { login: credentials.login.clone(), troubles, vhost: self.vhost.clone() };
@@ -640,7 +666,7 @@ impl Entry {
     /// Asks RabbitMQ about credentials on a connection of its own.
     async fn ask(self: Arc<Self>, credentials: Credentials) -> Result<(), LoginFailure> {
         let work = tokio::spawn(async move {
-            let Connected { connection, switch, .. } = self.dial("check", &credentials).await?;
+            let Connected { connection, switch, .. } = self.dial("check", &credentials, &[]).await?;
             let limit = self.config().operation_timeout;
             let _ = tokio::time::timeout(limit, connection.close(200, "OK".into())).await;
             switch.cut();
@@ -666,11 +692,17 @@ impl Entry {
         Ok(())
     }
 
-    async fn dial(&self, purpose: &str, credentials: &Credentials) -> Result<Connected, LoginFailure> {
+    async fn dial(
+        &self,
+        purpose: &str,
+        credentials: &Credentials,
+        avoid: &[String],
+    ) -> Result<Connected, LoginFailure> {
         if self.pool.stopped.load(Ordering::Relaxed) {
             return Err(LoginFailure::Unavailable { reason: "the relay shuts down".into() });
         }
         let target = Target {
+            avoid,
             config: &self.pool.config,
             vhost: &self.vhost,
             credentials,

@@ -153,7 +153,7 @@ impl PublishSide {
 
     /// What it leaves to the side that comes after it.
     pub(super) fn past(&self) -> Past {
-        Past { absent: None, link: self.link(), suspicion: self.suspicion }
+        Past { link: self.link(), suspicion: self.suspicion, ..Past::default() }
     }
 
     pub(super) fn push(&mut self, publish: Publish) {

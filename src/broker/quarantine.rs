@@ -86,6 +86,8 @@ impl Suspicion {
 pub(super) struct Past {
     /// A queue whose node is away: to ask for it as before would cost the channel again, and what was delivered on it.
     pub(super) absent: Option<ShortText>,
+    /// Nodes that have no replica of a stream that is wanted.
+    pub(super) avoid: Vec<String>,
     pub(super) link: Option<Arc<Link>>,
     pub(super) suspicion: Suspicion,
 }

@@ -135,6 +135,12 @@ impl Failure {
             || reply_text.ends_with("is down or inaccessible")
             || reply_text.ends_with("process is stopped by supervisor")
     }
+
+    /// Whether a stream is refused because the node that was asked has no replica of it, or does not run it yet: another node may.
+    pub fn is_elsewhere(&self) -> bool {
+        let Failure::Refused { reply_code: 406, reply_text } = self else { return false };
+        reply_text.ends_with("replica on the local node")
+    }
 }
 
 /// The outcome of a login at the broker.
@@ -214,6 +220,21 @@ mod tests {
         ] {
             let failure = Failure::Refused { reply_code: code, reply_text: text.to_owned() };
             assert_eq!(failure.is_absence(), absence, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stream_that_another_node_has_is_told_from_other_refusals() {
+        for (text, elsewhere) in [
+            ("PRECONDITION_FAILED - queue 'q' in vhost '/' does not have a replica on the local node", true),
+            (
+                "PRECONDITION_FAILED - stream queue 'q' in vhost '/' does not have a running replica on the local node",
+                true,
+            ),
+            ("PRECONDITION_FAILED - queue 'a replica on the local node' in vhost '/' is something else", false),
+        ] {
+            let failure = Failure::Refused { reply_code: 406, reply_text: text.to_owned() };
+            assert_eq!(failure.is_elsewhere(), elsewhere, "{text}");
         }
     }
 }

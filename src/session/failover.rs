@@ -21,6 +21,9 @@ use super::state::State;
 /// loss of a consumer counts against the delivery limit of what it had.
 const CALM: Duration = Duration::from_secs(10);
 
+/// How long the nodes are asked for one that has a stream's replica. A node that was just started runs its own within seconds.
+const REPLICA_PATIENCE: Duration = Duration::from_secs(10);
+
 /// What an outage waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Missing {
@@ -48,6 +51,11 @@ pub(super) struct Outage {
 impl Outage {
     pub(super) fn is_on(&self) -> bool {
         self.give_up_at.is_some()
+    }
+
+    /// Since the first loss.
+    fn has_lasted(&self, now: Instant, grace: Duration) -> Option<Duration> {
+        self.give_up_at.map(|at| (now + grace).saturating_duration_since(at))
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -138,6 +146,9 @@ impl Session {
                 self.outages.consume.is_on() && reply_text.contains("in exclusive use")
             }
             Failure::Refused { reply_code: 404, .. } => failure.is_absence(),
+            Failure::Refused { reply_code: 406, .. } if failure.is_elsewhere() => {
+                self.outages.consume.has_lasted(self.now, self.config.grace).is_none_or(|time| time < REPLICA_PATIENCE)
+            }
             Failure::BehindEnd { .. } | Failure::Poisoned { .. } | Failure::Refused { .. } | Failure::Unconfirmed => {
                 false
             }

@@ -137,6 +137,11 @@ impl ConsumeSide {
             match result {
                 Err(failure) => {
                     self.absent = self.asked.take().filter(|_| failure.is_absence());
+                    if failure.is_elsewhere()
+                        && let Some(link) = self.link()
+                    {
+                        self.avoid.push(link.node.clone());
+                    }
                     return Poll::Ready(Err((failure, concern)));
                 }
                 Ok(completed) => {
@@ -164,9 +169,14 @@ impl ConsumeSide {
         let Some(command) = self.commands.front() else { return false };
         let work: BoxFuture<'static, Result<Completed, Failure>> = match &self.channel {
             None => {
-                let (entry, company) = (self.entry.clone(), self.company(command));
+                let (entry, company, avoid) = (self.entry.clone(), self.company(command), self.avoid.clone());
                 Box::pin(async move {
-                    let slot = entry.reserve(Role::Consume, company).await.map_err(reserve_failure)?;
+                    let slot = match entry.clone().reserve_away(Role::Consume, company, avoid.clone()).await {
+                        // The others are down: this one may have what is wanted by now.
+                        Err(_) if !avoid.is_empty() => entry.reserve(Role::Consume, company).await,
+                        slot => slot,
+                    };
+                    let slot = slot.map_err(reserve_failure)?;
                     let link = slot.link().clone();
                     link.open_channel(slot).await.map(Completed::Opened)
                 })

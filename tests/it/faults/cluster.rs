@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{AMQPValue, FieldTable};
 use stomp_relay::stomp::Command;
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::Instant;
@@ -218,6 +220,31 @@ async fn first_sends_outlive_leaders_on_a_node_that_the_relay_is_not_on() {
         kept += u64::from(admin.ready(&format!("led-{number}")).await.expect("the queue is there"));
     }
     assert!(kept >= sent, "{kept} of {sent}");
+}
+
+/// A stream with one replica is read from the node that has it, whichever node a session is on at first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_read_from_the_node_that_has_it() {
+    let _alone = alone().await;
+    let cluster = block_in_place(|| Cluster::start(3));
+    let relay = Relay::start_before(&cluster.uris(), "");
+    for (number, node) in cluster.nodes.iter().enumerate() {
+        let admin = node.admin().await;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+        arguments.insert("x-initial-cluster-size".into(), AMQPValue::LongInt(1));
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let name = format!("alone-{number}");
+        admin.channel.queue_declare(name.as_str().into(), options, arguments).await.expect("declared");
+        admin.send(&name, b"hello").await;
+    }
+    for number in 0..cluster.nodes.len() {
+        let mut client = relay.client().await;
+        client.subscribe(&format!("id:0\ndestination:/amq/queue/alone-{number}\nx-stream-offset:first")).await;
+        client.message("hello").await;
+        client.disconnect().await;
+    }
+    assert!(failovers(&relay) >= 1, "every stream was on the node of the session");
 }
 
 /// Waits for the one RECEIPT and for the message, which may come again while the queue finds its leader.
