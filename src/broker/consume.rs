@@ -187,7 +187,7 @@ impl ConsumeSide {
     /// Nothing given is left to do.
     pub(super) fn is_idle(&self) -> bool {
         let settled = self.ledger.is_flushed() && self.settling.is_empty();
-        self.commands.is_empty() && self.running.is_none() && self.cancelled.is_empty() && settled
+        self.commands.is_empty() && self.running.is_none() && settled
     }
 
     /// The link of the channel, if there is one.
@@ -466,7 +466,7 @@ impl ConsumeSide {
                         channel.link.exclusive.release(&queue, self.lease);
                         return Poll::Ready(Ok(BrokerEvent::SubscriptionCancelled { key }));
                     }
-                    let inquiry = Inquiry::begin_twice(channel.link.clone(), queue.clone());
+                    let inquiry = Inquiry::begin_later(channel.link.clone(), queue.clone());
                     self.cancelled.push(Cancelled { inquiry, key, queue, source, tag });
                     // It has to be polled once, to wake.
                     cx.waker().wake_by_ref();

@@ -13,8 +13,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// RabbitMQ tells the consumers of a quorum queue or stream that it is deleted before it has forgotten the queue.
-const SECOND_QUESTION: Duration = Duration::from_secs(1);
+/// RabbitMQ tells the consumers of a quorum queue or stream that it is deleted before it has forgotten the queue, and whoever makes
+/// a queue again needs a moment.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// What RabbitMQ says of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,16 +37,11 @@ impl Inquiry {
         Inquiry(tokio::spawn(async move { ask(&link, &queue).await }))
     }
 
-    /// The same of a queue that may be about to go: one that is there has to be there a while later.
-    pub(super) fn begin_twice(link: Arc<Link>, queue: ShortText) -> Inquiry {
+    /// The same of a queue whose consumer was just cancelled: it may be about to go, or to be made again.
+    pub(super) fn begin_later(link: Arc<Link>, queue: ShortText) -> Inquiry {
         Inquiry(tokio::spawn(async move {
-            match ask(&link, &queue).await {
-                Whereabouts::There | Whereabouts::Led => {
-                    tokio::time::sleep(SECOND_QUESTION).await;
-                    ask(&link, &queue).await
-                }
-                answer => answer,
-            }
+            tokio::time::sleep(SETTLING).await;
+            ask(&link, &queue).await
         }))
     }
 

@@ -1,6 +1,6 @@
 //! The end of a subscription: UNSUBSCRIBE in all its forms, and the broker's cancel.
 
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 
 use crate::support::rabbit::{Rabbit, unique};
@@ -87,12 +87,10 @@ async fn a_queue_that_is_made_again_at_once_is_consumed_again() {
         client.subscribe(&format!("id:1\ndestination:{destination}{name}\nack:client")).await;
         admin.send(&name, b"before").await;
         let before = client.message("before").await.header("ack").expect("in client mode").to_owned();
+        admin.delete(&name).await;
+        // Somebody who waits for each answer.
         let again = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        let (deleted, declared) = tokio::join!(
-            admin.channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default()),
-            admin.channel.queue_declare(name.as_str().into(), again, FieldTable::default()),
-        );
-        deleted.and(declared.map(drop)).expect("made again");
+        admin.channel.queue_declare(name.as_str().into(), again, FieldTable::default()).await.expect("made again");
         admin.send(&name, b"after").await;
         let after = client.message("after").await.header("ack").expect("in client mode").to_owned();
         // The one of the old queue has no effect and is no mistake.
