@@ -11,7 +11,7 @@ use super::link::{Link, Role, Slot};
 use super::pace::Pass;
 use super::pool::{Entry, LinkSecret};
 use super::publish::PublishSide;
-use super::quarantine::{self, Past, Suspicion};
+use super::quarantine::{self, Avoided, Past, Suspicion};
 use super::release::Remains;
 use super::tenancy::Tenancy;
 use crate::patience::{self, Timer};
@@ -70,7 +70,7 @@ impl Standing {
 
 /// What a side that was lost begins anew with.
 pub(super) enum Restored {
-    Consume { avoid: Vec<String>, lease: LeaseId, pass: Option<Pass>, suspicion: Suspicion, version: String },
+    Consume { avoid: Option<Box<Avoided>>, lease: LeaseId, pass: Option<Pass>, suspicion: Suspicion, version: String },
     Publish { slot: Slot, suspicion: Suspicion },
 }
 

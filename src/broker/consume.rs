@@ -19,7 +19,7 @@ use super::inbox::{Inbox, Interest, Limits};
 use super::inquiry::{Inquiry, Whereabouts};
 use super::link::{Leased, Link};
 use super::pool::Entry;
-use super::quarantine::{Past, Suspicion};
+use super::quarantine::{Avoided, Past, Suspicion};
 use super::release::{ConsumeRemains, Remains};
 use super::settle::{Coverage, Ledger, Order};
 use super::sluice::{self, Patience, Sluice};
@@ -68,9 +68,8 @@ pub(super) type Ending = (Failure, Concern);
 
 pub(super) struct ConsumeSide {
     /// The queue whose node is away, if that is why it is lost.
-    absent: Option<ShortText>,
-    /// Nodes that have no replica of a stream that is wanted.
-    avoid: Vec<String>,
+    absent: Option<Box<ShortText>>,
+    avoid: Option<Box<Avoided>>,
     /// The queue that the running command is about.
     asked: Option<ShortText>,
     channel: Option<Leased>,
@@ -121,7 +120,7 @@ impl ConsumeSide {
         ConsumeSide {
             absent: None,
             asked: None,
-            avoid: Vec::new(),
+            avoid: None,
             declared_transient: false,
             idle: IdleTimer::default(),
             starting: None,
@@ -153,7 +152,7 @@ impl ConsumeSide {
     }
 
     /// After a loss. No tag is like one of before.
-    pub(super) fn begin_anew(&mut self, lease: LeaseId, suspicion: Suspicion, avoid: Vec<String>) {
+    pub(super) fn begin_anew(&mut self, lease: LeaseId, suspicion: Suspicion, avoid: Option<Box<Avoided>>) {
         let tags_before = self.tags_before + std::mem::take(&mut self.ledger).end();
         let new = ConsumeSide::new(self.entry.clone(), lease);
         *self = ConsumeSide { avoid, suspicion, tags_before, ..new };
@@ -161,8 +160,8 @@ impl ConsumeSide {
 
     /// What it leaves to the side that comes after it.
     pub(super) fn past(&mut self) -> Past {
-        let avoid = std::mem::take(&mut self.avoid);
-        Past { absent: self.absent.take(), avoid, link: self.link(), suspicion: self.suspicion }
+        let (absent, avoid) = (self.absent.take(), self.avoid.take());
+        Past { absent, avoid, link: self.link(), suspicion: self.suspicion }
     }
 
     pub(super) fn entry(&self) -> Arc<Entry> {
@@ -407,7 +406,7 @@ impl ConsumeSide {
             let Cancelled { key, queue, source, tag, .. } = self.cancelled.swap_remove(at);
             return Poll::Ready(match whereabouts {
                 Whereabouts::Away(failure) => {
-                    self.absent = Some(queue).filter(|_| failure.is_absence());
+                    self.absent = failure.is_absence().then(|| Box::new(queue));
                     Err((failure, Concern::Subscription(key)))
                 }
                 Whereabouts::Missing => Ok(BrokerEvent::SubscriptionCancelled { key }),

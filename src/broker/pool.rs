@@ -405,8 +405,8 @@ impl Entry {
         // Where every node has been asked, each is again: it may run its replica by now.
         let all = self.pool.nodes.all();
         let mut avoid = past.avoid;
-        if all.iter().all(|node| avoid.contains(&node.to_string())) {
-            avoid.clear();
+        if avoid.as_ref().is_some_and(|nodes| all.iter().all(|node| nodes.0.contains(&node.to_string()))) {
+            avoid = None;
         }
         Ok(Restored::Consume { avoid, lease: self.next_lease(), pass, suspicion, version })
     }

@@ -81,13 +81,16 @@ impl Suspicion {
     }
 }
 
+/// Nodes that have no replica of a stream that is wanted. Boxed where they are kept, because hardly any session has some.
+#[derive(Clone, Default)]
+pub(super) struct Avoided(pub(super) Vec<String>);
+
 /// What a side that was lost leaves to the next one.
 #[derive(Clone, Default)]
 pub(super) struct Past {
     /// A queue whose node is away: to ask for it as before would cost the channel again, and what was delivered on it.
-    pub(super) absent: Option<ShortText>,
-    /// Nodes that have no replica of a stream that is wanted.
-    pub(super) avoid: Vec<String>,
+    pub(super) absent: Option<Box<ShortText>>,
+    pub(super) avoid: Option<Box<Avoided>>,
     pub(super) link: Option<Arc<Link>>,
     pub(super) suspicion: Suspicion,
 }

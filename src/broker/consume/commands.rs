@@ -136,11 +136,11 @@ impl ConsumeSide {
             self.running = None;
             match result {
                 Err(failure) => {
-                    self.absent = self.asked.take().filter(|_| failure.is_absence());
+                    self.absent = self.asked.take().filter(|_| failure.is_absence()).map(Box::new);
                     if failure.is_elsewhere()
                         && let Some(link) = self.link()
                     {
-                        self.avoid.push(link.node.clone());
+                        self.avoid.get_or_insert_default().0.push(link.node.clone());
                     }
                     return Poll::Ready(Err((failure, concern)));
                 }
@@ -169,7 +169,8 @@ impl ConsumeSide {
         let Some(command) = self.commands.front() else { return false };
         let work: BoxFuture<'static, Result<Completed, Failure>> = match &self.channel {
             None => {
-                let (entry, company, avoid) = (self.entry.clone(), self.company(command), self.avoid.clone());
+                let (entry, company) = (self.entry.clone(), self.company(command));
+                let avoid = self.avoid.as_ref().map_or_else(Vec::new, |avoid| avoid.0.clone());
                 Box::pin(async move {
                     let slot = match entry.clone().reserve_away(Role::Consume, company, avoid.clone()).await {
                         // The others are down: this one may have what is wanted by now.
