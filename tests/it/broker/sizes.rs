@@ -148,6 +148,7 @@ async fn given_up_halfway_all_of_it_is_back() {
 /// A subscription to a stream from its beginning.
 fn from_the_first(key: u64, stream: &str, prefetch: u16) -> BrokerCommand {
     BrokerCommand::Subscribe(Subscribe {
+        begins_at: None,
         binding: None,
         consumer_arguments: vec![(text("x-stream-offset"), FieldValue::Text("first".into()))],
         exclusive: false,
@@ -285,6 +286,7 @@ async fn of_a_shared_queue() {
     let key = unique("bytes");
     let mut channel = lease(&broker).await;
     channel.execute(BrokerCommand::Subscribe(Subscribe {
+        begins_at: None,
         binding: Some(Binding { arguments: vec![], exchange: text("amq.topic"), routing_key: text(&key) }),
         consumer_arguments: vec![],
         exclusive: false,
