@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Instant;
 
+use stringprep::tables;
+use unicode_normalization::UnicodeNormalization;
+
 use super::proof::ProofKind;
 
 /// As whom a client works at RabbitMQ.
@@ -80,10 +83,23 @@ impl UserCase {
     }
 }
 
-/// One spelling for all that a directory takes for the same (RFC 4518: case and blanks do not matter).
+/// One spelling for all that a directory takes for the same: RFC 4518 drops characters that are not seen, folds case
+/// (`\u{df}` is `ss`), takes the plain forms of wide and composed characters, and makes blanks alike.
 pub fn fold(name: &str) -> String {
-    let words: Vec<&str> = name.split_whitespace().collect();
-    words.join(" ").to_lowercase()
+    let seen = name.chars().filter(|character| !is_unseen(*character));
+    let folded: String = seen.flat_map(tables::case_fold_for_nfkc).nfkc().collect();
+    let words: Vec<&str> = folded.split_whitespace().collect();
+    words.join(" ")
+}
+
+/// RFC 4518 section 2.2: what is mapped to nothing. A tab or the end of a line is a blank.
+fn is_unseen(character: char) -> bool {
+    let control = tables::ascii_control_character(character) || tables::non_ascii_control_character(character);
+    tables::commonly_mapped_to_nothing(character)
+        || tables::change_display_properties_or_deprecated(character)
+        || tables::tagging_character(character)
+        || (control && !character.is_whitespace())
+        || character == '\u{fffc}'
 }
 
 /// Without the claims: they are about a person.
@@ -110,5 +126,18 @@ mod tests {
         }
         assert_ne!(fold("ab"), fold("a b"));
         assert_eq!(fold("Jürgen  Ö"), fold("JÜRGEN ö"));
+        for spelling in [
+            "STRASSE",
+            "straße",
+            "ｓｔｒａｓｓｅ",
+            "stra\u{200b}sse",
+            "stra\u{ad}sse",
+            "\u{feff}strasse\t",
+            "s\u{7}trasse",
+        ] {
+            assert_eq!(fold(spelling), "strasse", "{spelling:?}");
+        }
+        assert_eq!(fold("Ju\u{308}rgen"), fold("jürgen"));
+        assert_eq!(fold("CN=Client *"), "cn=client *");
     }
 }

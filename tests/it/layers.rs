@@ -9,7 +9,20 @@ use std::path::{Path, PathBuf};
 const PURE: [(&str, &[&str]); 3] = [
     ("rate", &[]),
     ("stomp", &["bytes", "itoa", "memchr", "thiserror"]),
-    ("session", &["base64", "bytes", "itoa", "md5", "percent_encoding", "sha2", "smol_str"]),
+    (
+        "session",
+        &[
+            "base64",
+            "bytes",
+            "itoa",
+            "md5",
+            "percent_encoding",
+            "sha2",
+            "smol_str",
+            "stringprep",
+            "unicode_normalization",
+        ],
+    ),
 ];
 
 /// Beginnings of paths that the pure rooms must not say.
