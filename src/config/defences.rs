@@ -84,6 +84,17 @@ impl Config {
         }
         let lost =
             |(key, value): &&Defence| value(self) != value(new) && self.was_set.has(key) && !new.was_set.has(key);
+        if self.was_set.is_continued_in(&new.was_set) {
+            left_out.push(
+                "the file ends where it went on before, as one that was cut does; if that is meant, write a comment at its end"
+                    .to_owned(),
+            );
+        }
+        left_out.extend(self.was_set.rules_cut_short(&new.was_set).into_iter().map(|(rule, keys)| {
+            format!(
+                "rule {rule} is as before but for {keys}; write what holds now, as in users = [\"*\"], if that is meant"
+            )
+        }));
         for (key, _) in DEFENCES.iter().filter(lost) {
             left_out.push(format!("{key}: is set no more; write its default if that is meant"));
         }

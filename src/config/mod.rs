@@ -39,6 +39,7 @@ pub use sections::{
 };
 pub use url::{BrokerUri, ListenUrl, Scheme};
 
+use crate::budget::machine;
 use crate::descriptors;
 use crate::listener::tls::exposure;
 use layers::Layers;
@@ -97,11 +98,17 @@ impl Config {
     ) -> Result<Self, Problems> {
         let sections = reference::declared();
         let mut layers = Layers::new(&sections);
-        match path.map(files::read_text) {
-            None => {}
-            Some(Ok(text)) => layers.add_file(&text),
-            Some(Err(text)) => layers.add_unreadable_file(text),
-        }
+        let text = match path.map(files::read_text) {
+            None => String::new(),
+            Some(Ok(text)) => {
+                layers.add_file(&text);
+                text
+            }
+            Some(Err(reason)) => {
+                layers.add_unreadable_file(reason);
+                String::new()
+            }
+        };
         layers.add_environment(env);
         layers.add_flags(flags);
         let whole = layers.whole;
@@ -111,7 +118,7 @@ impl Config {
             rules::check(&config, &mut reader);
         }
         if reader.problems.is_empty() {
-            return Ok(Config { was_set: changes::WasSet(reader.into_values()), ..config });
+            return Ok(Config { was_set: changes::WasSet { text, values: reader.into_values() }, ..config });
         }
         Err(Problems::new(path.map(|path| path.display().to_string()), reader.problems))
     }
@@ -122,6 +129,7 @@ impl Config {
         let pairs = self.tls_config().map_or_else(Vec::new, |tls| tls.certificates);
         let mut warnings: Vec<String> = pairs.iter().filter_map(|pair| exposure(&pair.key)).collect();
         warnings.extend(self.openings());
+        warnings.extend(self.memory_beyond(machine::memory()));
         warnings.extend(descriptors::advice(self.limits.connections_max + self.limits.refusals_max));
         warnings
     }

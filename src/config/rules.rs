@@ -163,4 +163,24 @@ fn static_files(config: &Config, reader: &mut Reader) {
     {
         reader.blame(&["http.root"], format!("http.root: {}: cannot read: {error}", path.display()));
     }
+    let secrets =
+        config.tls_config().into_iter().flat_map(|tls| tls.certificates).map(|pair| ("tls.key_file", pair.key));
+    let secrets = secrets.chain(config.auth.keys_file.clone().map(|path| ("auth.keys_file", path)));
+    let secrets = secrets.chain(config.log.audit_file.clone().map(|path| ("log.audit_file", path)));
+    for (key, secret) in secrets {
+        if let Some(root) = &config.http.root
+            && is_within(&secret, root)
+        {
+            let (secret, root) = (secret.display(), root.display());
+            let text =
+                format!("http.root: {root} would let everybody read {key} {secret}: use a folder of its own for pages");
+            reader.blame(&["http.root"], text);
+        }
+    }
+}
+
+/// Wherever links lead.
+fn is_within(file: &Path, folder: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    real(file).zip(real(folder)).is_some_and(|(file, folder)| file.starts_with(folder))
 }

@@ -3,12 +3,16 @@
 //! Nothing here is a mistake that can be told from an intention, so nothing is refused: `check --strict` does that.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::quantity::size_text;
 use super::{Config, Jwt, Rule, Scheme};
-use crate::listener::HostPattern;
+use crate::budget::machine::{self, Memory};
+use crate::listener::{HostPattern, OriginPattern};
+use crate::session::config::Compatibility;
 use crate::session::proof::Source;
 use crate::session::rules::Effect;
 
@@ -16,6 +20,11 @@ use crate::session::rules::Effect;
 const PREFIX_MIN: (u8, u8) = (8, 32);
 const LEEWAY_MAX: Duration = Duration::from_secs(30);
 const RECHECK_MAX: Duration = Duration::from_secs(15 * 60);
+const ATTEMPTS_MAX: usize = 20;
+const FAILURE_WINDOW_MIN: Duration = Duration::from_secs(30);
+const STRANGER_TIMEOUT_MAX: Duration = Duration::from_secs(2 * 60);
+/// Fewer bits put a provider's customers, or a country, into one network.
+const NETWORK_BITS_MIN: (u8, u8) = (16, 32);
 /// More failures than people have.
 const FAILURES_MAX: u32 = 1000;
 /// Endings of names that are no names of the internet.
@@ -38,6 +47,17 @@ impl Config {
         texts
     }
 
+    /// A budget that is never reached is none: the machine's memory runs out before.
+    pub(super) fn memory_beyond(&self, memory: Memory) -> Option<String> {
+        let beyond = memory.source != machine::Source::Unknown && self.limits.memory_max? > memory.bytes;
+        let text = format!(
+            "limits.memory_max is more than {} {}: the process is killed before anybody is told to come later; lower it",
+            memory.source.owner(),
+            size_text(memory.bytes)
+        );
+        beyond.then_some(text)
+    }
+
     fn accepts(&self, source: Source) -> bool {
         self.auth.sources.contains(&source)
     }
@@ -48,38 +68,56 @@ impl Config {
     }
 
     fn pages(&self, warn: &mut impl FnMut(bool, &str)) {
-        let every_page = self.http.origins.iter().any(|origin| origin.admits_anybody());
+        let every_page = self.http.origins.iter().any(admits_strangers);
         let basic = self.accepts(Source::Basic);
         let cookie = self.accepts(Source::JwtCookie) && self.auth.jwt != Jwt::Off;
         warn(
             every_page && basic,
-            "http.origins has \"*\" or \"null\", with basic in auth.sources: browsers repeat HTTP Basic unasked, so every page can act as its \
+            "http.origins has an entry that fits pages of anybody (\"*\", \"null\", \"file://\", \"https://*.com\"), with basic in auth.sources: browsers repeat HTTP Basic unasked, so every page can act as its \
              visitor; name the origins",
         );
         warn(
             every_page && cookie,
-            "http.origins has \"*\" or \"null\", with jwt_cookie in auth.sources: only auth.cookie_origins stands between other pages and the \
+            "http.origins has an entry that fits pages of anybody (\"*\", \"null\", \"file://\", \"https://*.com\"), with jwt_cookie in auth.sources: only auth.cookie_origins stands between other pages and the \
              visitors' cookies; name the origins",
         );
         warn(
             every_page && self.tls.client_auth.is_some(),
-            "http.origins has \"*\" or \"null\", with tls.client_auth: browsers show a certificate to every page's connections, so every page can \
+            "http.origins has an entry that fits pages of anybody (\"*\", \"null\", \"file://\", \"https://*.com\"), with tls.client_auth: browsers show a certificate to every page's connections, so every page can \
              act as its visitor; name the origins",
         );
         warn(
             every_page && self.auth.default_login.is_some(),
-            "http.origins has \"*\" or \"null\", with auth.default_login: every page comes in as that user, from within the visitor's network; \
+            "http.origins has an entry that fits pages of anybody (\"*\", \"null\", \"file://\", \"https://*.com\"), with auth.default_login: every page comes in as that user, from within the visitor's network; \
              name the origins",
         );
-        let any = |hosts: &[HostPattern]| hosts.contains(&HostPattern::Any);
+        let any = |hosts: &[HostPattern]| hosts.iter().any(fits_strangers);
         warn(
             any(&self.http.hosts) && self.http.origins.is_empty(),
-            "http.hosts has \"*\" without http.origins: a page whose own name was made to point here counts as the relay's own; name \
+            "http.hosts has \"*\", or all of a top-level domain, without http.origins: a page whose own name was made to point here counts as the relay's own; name \
              the hosts, or the origins",
         );
         warn(
             any(&self.admin.hosts),
-            "admin.hosts has \"*\": a page whose own name was made to point here reads the metrics; name the hosts",
+            "admin.hosts has \"*\", or all of a top-level domain: a page whose own name was made to point here reads the metrics; name the hosts",
+        );
+        let unasked = basic || self.tls.client_auth.is_some() || self.auth.default_login.is_some();
+        let page_in_clear = |origin: &OriginPattern| {
+            origin.is_in_clear() && origin.host().is_some_and(|(host, _)| !is_inner_host(&host))
+        };
+        warn(
+            unasked && self.http.origins.iter().any(page_in_clear),
+            "http.origins has an origin with http://, with basic, tls.client_auth or auth.default_login: whoever is on the way can put \
+             a page there that acts as its visitor; use https://",
+        );
+        warn(
+            self.http.root.is_some() && self.http.content_security_policy.is_empty(),
+            "http.content_security_policy is empty, with http.root: a page there may load scripts from anywhere; leave the key out \
+             for its default",
+        );
+        warn(
+            self.http.root.as_deref() == Some(Path::new("/")),
+            "http.root is /: everybody may read each file of this machine that the relay may read; use a folder of its own",
         );
         let in_clear = |origin: &String| origin.strip_prefix("http://").is_some_and(|host| !is_inner_host(host));
         warn(
@@ -90,15 +128,15 @@ impl Config {
     }
 
     fn network(&self, warn: &mut impl FnMut(bool, &str)) {
-        let wide = |networks: &[IpNet]| networks.iter().any(is_wide);
+        let wide = |networks: &[IpNet]| networks.iter().any(is_wide) || is_wide_in_all(networks);
         warn(
             wide(&self.proxy.trusted),
-            "proxy.trusted has a network that is most of the internet: every client can say what its address is, and so get around \
+            "proxy.trusted has networks that are much of the internet: every client can say what its address is, and so get around \
              each limit per address and auth.loopback_users; name the proxies",
         );
         warn(
             wide(&self.proxy.protocol_from),
-            "proxy.protocol_from has a network that is most of the internet: every client can say what its address is, and so get \
+            "proxy.protocol_from has networks that are much of the internet: every client can say what its address is, and so get \
              around each limit per address and auth.loopback_users; name the proxies",
         );
         let behind_proxy = !self.proxy.trusted.is_empty() || !self.proxy.protocol_from.is_empty();
@@ -208,6 +246,31 @@ impl Config {
             auth.failure_delay.is_zero(),
             "auth.failure_delay is 0: the time of an answer tells whether a user exists; 300ms is the default",
         );
+        warn(
+            auth.failure_window < FAILURE_WINDOW_MIN,
+            "auth.failure_window is short: passwords can be guessed at auth.failures_per_address_max in each; 60s is the default",
+        );
+        warn(
+            auth.attempts_max > ATTEMPTS_MAX && self.stomp.compatibility == Compatibility::Rabbitmq,
+            "auth.attempts_max is large: one connection may guess that often; 3 is the default",
+        );
+        warn(
+            limits.strangers_max >= limits.connections_max,
+            "limits.strangers_max is not below limits.connections_max: clients that never log in can take every place; lower it",
+        );
+        warn(
+            limits.stranger_timeout > STRANGER_TIMEOUT_MAX,
+            "limits.stranger_timeout is long: clients that never log in keep their places for that time; 30s is the default",
+        );
+        warn(
+            limits.network_ipv4_bits < NETWORK_BITS_MIN.0 || limits.network_ipv6_bits < NETWORK_BITS_MIN.1,
+            "limits.network_ipv4_bits or limits.network_ipv6_bits is small: most clients count as one network, and one can keep the others \
+             out; 24 and 48 are the defaults",
+        );
+        warn(
+            limits.memory_max.zip(limits.session_bytes_max).is_some_and(|(all, one)| one >= all),
+            "limits.session_bytes_max is not below limits.memory_max: one session can take all memory; lower it",
+        );
         let rates = [
             limits.handshake_rate_max,
             limits.handshake_rate_per_address_max,
@@ -223,6 +286,32 @@ impl Config {
             "limits.connections_per_address_max is not below limits.connections_max: one address can take every place; lower it",
         );
     }
+}
+
+/// Pages of everybody: any, those without an origin, those of files, and all names of a top-level domain.
+fn admits_strangers(origin: &OriginPattern) -> bool {
+    let of_domain = origin.host().is_some_and(|(host, below)| below && is_top_level(&host));
+    origin.admits_anybody() || origin.is_of_files() || of_domain
+}
+
+fn fits_strangers(host: &HostPattern) -> bool {
+    match host {
+        HostPattern::Any => true,
+        HostPattern::Below(name) => is_top_level(name),
+        HostPattern::Exact(_) => false,
+    }
+}
+
+/// A label of the internet's, below which everybody may have a name.
+fn is_top_level(name: &str) -> bool {
+    !name.contains('.') && !INNER_NAMES.contains(&name)
+}
+
+/// A list of many networks can be what none of them is.
+fn is_wide_in_all(networks: &[IpNet]) -> bool {
+    let outer = IpNet::aggregate(&networks.iter().copied().filter(|network| !is_inner(network.addr())).collect());
+    let sizes = outer.iter().filter(|network| network.addr().is_ipv4());
+    sizes.map(|network| 1u64 << (32 - network.prefix_len())).sum::<u64>() > 1 << (32 - PREFIX_MIN.0)
 }
 
 fn is_wide(network: &IpNet) -> bool {

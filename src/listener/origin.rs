@@ -126,6 +126,16 @@ impl OriginPattern {
         matches!(self.kind, Kind::Any | Kind::Null)
     }
 
+    /// Whether whoever is on the way can change its pages.
+    pub fn is_in_clear(&self) -> bool {
+        self.text.starts_with("http://")
+    }
+
+    /// Whether it stands for all files of the visitor's machine.
+    pub fn is_of_files(&self) -> bool {
+        self.text.starts_with("file:")
+    }
+
     /// The host that the entry names, and whether it stands for all names below.
     pub fn host(&self) -> Option<(String, bool)> {
         let below = self.kind == Kind::Subdomains;

@@ -168,6 +168,26 @@ const OPENINGS: &[(&str, &str)] = &[
         "with auth.default_login",
     ),
     ("http.hosts = [\"*\"]\n", "http.hosts"),
+    ("http.hosts = [\"*.com\"]\n", "http.hosts"),
+    ("http.origins = [\"https://*.com\"]\nauth.sources = [\"basic\"]\n", "basic in auth.sources"),
+    ("http.origins = [\"file://\"]\nauth.sources = [\"basic\"]\n", "basic in auth.sources"),
+    ("http.origins = [\"http://app.example.com\"]\nauth.sources = [\"basic\"]\n", "an origin with http://"),
+    ("http.root = \"/usr\"\nhttp.content_security_policy = \"\"\n", "http.content_security_policy"),
+    ("http.root = \"/\"\n", "http.root is /"),
+    ("proxy.trusted = [\"11.0.0.0/8\", \"13.0.0.0/8\"]\n", "proxy.trusted"),
+    ("limits.memory_max = \"1000GiB\"\n", "limits.memory_max"),
+    ("listen = [\"ws://10.0.0.1:8080/ws\"]\nauth.failure_window = \"1s\"\n", "auth.failure_window"),
+    (
+        "listen = [\"ws://10.0.0.1:8080/ws\"]\nstomp.compatibility = \"rabbitmq\"\nauth.attempts_max = 1000\n",
+        "auth.attempts_max",
+    ),
+    ("listen = [\"ws://10.0.0.1:8080/ws\"]\nlimits.strangers_max = 10000\n", "limits.strangers_max"),
+    ("listen = [\"ws://10.0.0.1:8080/ws\"]\nlimits.stranger_timeout = \"10m\"\n", "limits.stranger_timeout"),
+    ("listen = [\"ws://10.0.0.1:8080/ws\"]\nlimits.network_ipv4_bits = 0\n", "limits.network_ipv4_bits"),
+    (
+        "listen = [\"ws://10.0.0.1:8080/ws\"]\nlimits.memory_max = \"256MiB\"\nlimits.session_bytes_max = \"256MiB\"\n",
+        "one session can take all memory",
+    ),
     ("admin.hosts = [\"*\"]\n", "admin.hosts"),
     ("proxy.trusted = [\"0.0.0.0/0\"]\n", "proxy.trusted"),
     ("proxy.trusted = [\"::/0\"]\n", "proxy.trusted"),
@@ -226,6 +246,7 @@ const CLOSED: &[&str] = &[
     "listen = [\"ws://0.0.0.0:8080/ws\"]\nproxy.trusted = [\"10.0.0.0/8\"]\nadmin.listen = \"10.0.0.1:15680\"\n",
     "http.origins = [\"*\"]\n",
     "http.origins = [\"https://app.example.com\"]\nauth.sources = [\"basic\"]\n",
+    "http.origins = [\"https://*.example.com\", \"capacitor://localhost\", \"http://localhost:5173\"]\nauth.sources = [\"basic\"]\n",
 ];
 
 #[test]
