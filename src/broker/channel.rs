@@ -99,7 +99,7 @@ impl Channel {
         }
         match command {
             BrokerCommand::Declare { token, queue } => self.consume(ConsumeCommand::Declare { token, queue }),
-            BrokerCommand::Delete { queue } => self.consume(ConsumeCommand::Delete { queue }),
+            BrokerCommand::Delete { queue, only } => self.consume(ConsumeCommand::Delete { queue, only }),
             BrokerCommand::Subscribe(subscribe) => self.consume(ConsumeCommand::Subscribe(subscribe)),
             BrokerCommand::Unsubscribe { key, queue } => self.consume(ConsumeCommand::Unsubscribe { key, queue }),
             BrokerCommand::Settle { tag, outcome } if self.consuming.is_up() => self.consume.settle(tag, outcome),

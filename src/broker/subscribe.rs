@@ -495,6 +495,16 @@ pub(super) async fn declare_passively(link: &Arc<Link>, queue: &ShortText) -> Re
     Ok(Found { consumers: found.consumer_count(), messages: found.message_count() })
 }
 
+/// Takes a binding away from a channel of its own.
+pub(super) async fn unbind_aside(link: &Arc<Link>, queue: &ShortText, binding: &Binding) -> Result<(), Failure> {
+    let Binding { arguments, exchange, routing_key } = binding;
+    let scratch = link.scratch().await?;
+    let work = scratch.queue_unbind(short(queue), short(exchange), short(routing_key), table(arguments));
+    let result = within(link.config.operation_timeout, "queue unbind", work).await;
+    barrier_close(&scratch, link).await;
+    result.map_err(|fault| link.failure(fault, None))
+}
+
 /// Deletes a queue from a channel of its own.
 pub(super) async fn delete_aside(
     link: &Arc<Link>,

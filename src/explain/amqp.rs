@@ -12,7 +12,10 @@ pub(super) fn show(text: &mut String, command: &BrokerCommand, named: bool) {
         BrokerCommand::Declare { queue, .. } => line(text, "queue.declare", &declared(queue, queue.name.as_str())),
         BrokerCommand::Publish(publish) => line(text, "basic.publish", &published(&publish.message)),
         BrokerCommand::Subscribe(subscribe) => subscribed(text, subscribe, named),
-        BrokerCommand::Delete { queue } => line(text, "queue.delete", &format!("queue='{queue}'")),
+        BrokerCommand::Delete { queue, only: None } => line(text, "queue.delete", &format!("queue='{queue}'")),
+        BrokerCommand::Delete { queue, only: Some(binding) } => {
+            line(text, "queue.unbind", &format!("queue='{queue}' exchange='{}'", binding.exchange));
+        }
         BrokerCommand::Unsubscribe { queue: AfterUnsubscribe::Delete, .. } => {
             line(text, "basic.cancel, queue.delete", "")
         }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::Session;
+use super::amqp::ShortText;
 use super::destination::Destination;
 use super::identity::Identity;
 use super::io::{Denied, LoggedIn, Output};
@@ -87,6 +88,12 @@ impl Session {
         let Some(demand) = demand else { return Ok(()) };
         let permit = self.permit(&demand.and_header(header));
         permit.map(drop).map_err(|denial| self.denied("UNSUBSCRIBE", destination, &denial))
+    }
+
+    /// Where rules are in force, a queue whose name the client chose may be anybody's, and no rule gives a right to delete it.
+    pub(super) fn refuse_delete(&mut self, queue: &ShortText, destination: &str) -> Refusal {
+        let denial = Denial { asked: Asked::Deletion(queue.as_str().to_owned()), rule: None };
+        self.denied("UNSUBSCRIBE", destination, &denial)
     }
 
     /// What the client asks for must be allowed; what the relay would choose gives way.
@@ -187,6 +194,11 @@ impl Session {
                 "SEND" => "may not send there".to_owned(),
                 _ => "may not subscribe to all that it matches".to_owned(),
             },
+            Asked::Deletion(name) => {
+                format!(
+                    "may not delete queue '{name}', which x-queue-name names; UNSUBSCRIBE without durable:true keeps it"
+                )
+            }
             Asked::Target(Purpose::QueueName(name)) => format!("may not subscribe to queue '{name}'"),
         };
         let what = format!("{command} '{destination}': user '{user}' {missing}");

@@ -53,9 +53,11 @@ pub enum BrokerCommand {
         token: DeclareToken,
         queue: QueueDeclaration,
     },
-    /// Delete a durable queue that nobody has a right to any more. No answer; whether there is such a queue does not matter.
+    /// Delete a durable queue that nobody has a right to any more, or only what brings messages into it from where the client
+    /// has none. No answer; whether there is such a queue or binding does not matter.
     Delete {
         queue: ShortText,
+        only: Option<Binding>,
     },
     /// Finish what was given before, give back what is unacknowledged, end the lease. Answer: `Closed`.
     Close,

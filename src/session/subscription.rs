@@ -55,6 +55,8 @@ pub(super) struct Subscription {
     nameless: bool,
     /// Whether its queue is this user's for this destination alone, so that it ends with the right to it.
     owned: bool,
+    /// The client chose the queue's name.
+    named: bool,
     /// First part of its message ids: `T_<id>`, or `Q_<destination>` without id.
     name: Arc<str>,
     /// Where a stream is read; none for what can be no stream.
@@ -166,6 +168,16 @@ impl Subscriptions {
         self.pending > 0 && self.by_key.values().any(|entry| matches!(entry.stage, Stage::Stopping { .. }))
     }
 
+    /// Whether a SUBSCRIBE or UNSUBSCRIBE is under way that asks for a receipt.
+    pub(super) fn owe_receipts(&self) -> bool {
+        let owes = |entry: &Subscription| match &entry.stage {
+            Stage::Active => false,
+            Stage::Starting { receipt } => receipt.is_some(),
+            Stage::Stopping { owed, receipt, .. } => owed.is_some() || receipt.is_some(),
+        };
+        self.pending > 0 && self.by_key.values().any(|entry| owes(entry))
+    }
+
     /// Whether a SUBSCRIBE that declares this queue is under way.
     pub(super) fn is_declaring(&self, queue: &ShortText) -> bool {
         let starting = |entry: &Subscription| entry.declares && matches!(entry.stage, Stage::Starting { .. });
@@ -257,7 +269,8 @@ impl Session {
         let consumer_arguments = arguments::of_consumer(&frame.headers, self.config.compatibility)?;
         let (mut queue, binding) = self.subscription_source(frame, &destination, durable)?;
         let receipt = frame.header("receipt").map(str::to_owned);
-        let owned = durable && binding.is_some() && frame.header("x-queue-name").is_none() && self.has_rules();
+        let named = frame.headers.contains("x-queue-name");
+        let owned = durable && binding.is_some() && !named && self.has_rules();
         let key = self.subscriptions.next_key();
         let nameless = binding.is_some() && !durable && frame.header("x-queue-name").is_none();
         let survives = nameless && self.let_survive(frame, &mut queue);
@@ -278,6 +291,7 @@ impl Session {
             making,
             mode,
             nameless: nameless && !survives,
+            named,
             owned,
             name,
             position,
@@ -634,6 +648,7 @@ impl Session {
             making,
             name: format!("T_{id}").into(),
             nameless: false,
+            named: false,
             owned: false,
             id: Some(id),
             mode: AckMode::Auto,

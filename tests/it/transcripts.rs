@@ -563,7 +563,10 @@ fn show_command(command: BrokerCommand) -> String {
             }
             text
         }
-        BrokerCommand::Delete { queue } => format!("delete '{queue}'"),
+        BrokerCommand::Delete { queue, only: None } => format!("delete '{queue}'"),
+        BrokerCommand::Delete { queue, only: Some(binding) } => {
+            format!("unbind '{queue}' from '{}' '{}'", binding.exchange, binding.routing_key)
+        }
         BrokerCommand::Unsubscribe { key, queue } => format!("unsubscribe #{} {queue:?}", key.0),
     }
 }

@@ -8,9 +8,9 @@ use crate::broker::link::{Leased, Role};
 use crate::broker::publish::reserve_failure;
 use crate::broker::quarantine::Company;
 use crate::broker::sluice::{Sluice, Source};
-use crate::broker::subscribe::{Given, Operator, Subscribed, delete_aside};
+use crate::broker::subscribe::{Given, Operator, Subscribed, delete_aside, unbind_aside};
 use crate::broker::watch::LinkWatch;
-use crate::session::amqp::{QueueDeclaration, ShortText};
+use crate::session::amqp::{Binding, QueueDeclaration, ShortText};
 use crate::session::command::{AfterUnsubscribe, DeclareToken, Subscribe, SubscriptionKey};
 use crate::session::event::{BrokerEvent, Concern, Failure};
 use futures_util::future::BoxFuture;
@@ -27,8 +27,10 @@ pub(in crate::broker) enum ConsumeCommand {
         token: DeclareToken,
         queue: QueueDeclaration,
     },
+    /// The queue, or only this binding of it.
     Delete {
         queue: ShortText,
+        only: Option<Binding>,
     },
     /// Ends a stream's consumer that is to be made anew.
     Pause {
@@ -269,9 +271,13 @@ impl ConsumeSide {
                     Ok(Completed::Declared { token, queue })
                 })
             }
-            ConsumeCommand::Delete { queue } => Box::pin(async move {
-                if let Err(failure) = delete_aside(&operator.link, &queue, QueueDeleteOptions::default()).await {
-                    debug!(%queue, ?failure, "a queue that nobody has a right to was not deleted");
+            ConsumeCommand::Delete { queue, only } => Box::pin(async move {
+                let done = match only {
+                    Some(binding) => unbind_aside(&operator.link, &queue, &binding).await,
+                    None => delete_aside(&operator.link, &queue, QueueDeleteOptions::default()).await,
+                };
+                if let Err(failure) = done {
+                    debug!(%queue, ?failure, "a queue or binding that nobody has a right to was not deleted");
                 }
                 Ok(Completed::Deleted)
             }),

@@ -71,6 +71,8 @@ pub struct Denial {
 pub enum Asked {
     /// There are more than [`COPIES_MAX`].
     Copies,
+    /// Of the queue that an UNSUBSCRIBE is about, whose name the client chose.
+    Deletion(String),
     Header(String),
     /// More than this, which is allowed.
     Prefetch(u16),

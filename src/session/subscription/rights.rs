@@ -87,7 +87,7 @@ impl Session {
         let bounded = self.subscriptions.deletions < self.config.subscriptions_max;
         if bounded && !self.subscriptions.makes_queue(&queue) {
             self.subscriptions.deletions += 1;
-            self.command(BrokerCommand::Delete { queue });
+            self.command(BrokerCommand::Delete { queue, only: None });
         }
     }
 
@@ -96,18 +96,29 @@ impl Session {
             return Ok(());
         };
         let (demand, destination) = (entry.access.demand.clone(), entry.destination.clone());
-        self.judge_delete("durable", demand.as_deref(), &destination)
+        let foreign = entry.named.then(|| entry.making.queue.name().clone());
+        self.judge_delete("durable", demand.as_deref(), &destination)?;
+        match foreign.filter(|_| self.has_rules()) {
+            Some(queue) => Err(self.refuse_delete(&queue, &destination)),
+            None => Ok(()),
+        }
     }
 
-    /// Ends a subscription without a word. Its queue goes too if it is this user's for this destination alone.
+    /// Ends a subscription without a word. Its queue goes too if it is this user's for this destination alone; of one that has a
+    /// name of the client's only the binding, which would go on bringing there what the client may no longer have.
     pub(in crate::session) fn revoke_subscription(&mut self, key: SubscriptionKey) -> Option<Revoked> {
         let subscription = self.subscriptions.by_key.get(&key)?;
         let (name, id) = (subscription.name.clone(), subscription.id.clone());
         let ends = subscription.making.exclusive || subscription.owned;
         let then = if ends { AfterUnsubscribe::Delete } else { AfterUnsubscribe::Keep };
         let gone = Revoked { destination: subscription.destination.clone(), id };
+        let queue = subscription.making.queue.name().clone();
+        let binding = subscription.making.binding.clone().filter(|_| subscription.named);
         self.subscriptions.remember_revoked(name, self.config.subscriptions_max);
         self.stop_subscription(key, None, then);
+        if binding.is_some() {
+            self.command(BrokerCommand::Delete { queue, only: binding });
+        }
         Some(gone)
     }
 }

@@ -4,6 +4,7 @@ use stomp_relay::stomp::Frame;
 
 use crate::support::process::{Process, Ready, get};
 use crate::support::rabbit::{Rabbit, unique};
+use crate::support::raw_http::within;
 use crate::support::scratch::Scratch;
 use crate::support::stomp::Client;
 
@@ -161,5 +162,79 @@ async fn what_a_new_file_leaves_out_goes_on_protecting() {
     let said = "rules = []\nhttp.origins = []\nauth.failures_per_address_max = 20\nbroker.ignore_host = false\n";
     relay.reload(said);
     client.subscribe(&format!("id:1\ndestination:/topic/{name}.other")).await;
+    client.disconnect().await;
+}
+
+#[tokio::test]
+async fn a_file_that_was_cut_at_the_end_of_a_line_opens_nothing() {
+    let name = unique("cut");
+    let settings = format!(
+        "stomp.compatibility = \"rabbitmq\"\n[[rules]]\neffect = \"deny\"\nsend = [\"/topic/{name}.secret\"]\n\
+         [[rules]]\nsend = [\"/topic/{name}.*\"]\nsubscribe = [\"/topic/{name}.*\"]\n[[rules]]\nsend = [\"/topic/{name}\"]\n\
+         users = [\"ops\"]\n"
+    );
+    let mut relay = Reloadable::start(&settings);
+    let mut client = relay.client().await;
+    let without = |text: &str| settings.replace(text, "");
+    for (file, said) in [
+        // Cut; cut after something else was changed; what the deny rule is would be an allow rule.
+        (without("users = [\"ops\"]\n"), "the file ends where it went on before"),
+        (
+            without("users = [\"ops\"]\n").replace("[[rules]]\nsend", "# changed\n[[rules]]\nsend"),
+            "rule 3 is as before but for users",
+        ),
+        (without("effect = \"deny\"\n"), "rule 1 is as before but for effect"),
+    ] {
+        let before = relay.process.log.all().len();
+        relay.folder.write("relay.toml", &file);
+        relay.process.signal("HUP");
+        relay.process.log.until("configuration not reloaded");
+        let log = relay.process.log.all()[before..].join("\n");
+        assert!(log.contains(said), "{said}: {log}");
+        for topic in [name.clone(), format!("{name}.secret")] {
+            client.send(&format!("SEND\ndestination:/topic/{topic}\nreceipt:r\n\nx")).await;
+            assert_denied(&client.error("access_refused").await, "receipt-id", "r", "SEND");
+        }
+    }
+    // Who says it gets it.
+    relay.reload(&format!("{}users = [\"*\"]\n", without("users = [\"ops\"]\n")));
+    client.send(&format!("SEND\ndestination:/topic/{name}\nreceipt:r\n\nx")).await;
+    client.receipt("r").await;
+    client.disconnect().await;
+}
+
+#[tokio::test]
+async fn a_binding_ends_with_the_right_to_it() {
+    let name = unique("binding");
+    let rules = |subscribe: &str| {
+        format!(
+            "stomp.compatibility = \"rabbitmq\"\n[[rules]]\nsend = [\"**\"]\nsubscribe = [\"/queue/{name}\", {subscribe}]\n\
+             headers = [\"x-queue-name\", \"durable\", \"auto-delete\"]\n"
+        )
+    };
+    let mut relay = Reloadable::start(&rules(&format!("\"/topic/{name}.a\", \"/topic/{name}.b\"")));
+    let mut client = relay.client().await;
+    for id in ["a", "b"] {
+        let headers = format!("x-queue-name:{name}\ndurable:true\nauto-delete:false");
+        client.subscribe(&format!("id:{id}\ndestination:/topic/{name}.{id}\n{headers}")).await;
+    }
+    relay.reload(&rules(&format!("\"/topic/{name}.b\"")));
+    assert_denied(&client.error("access_refused").await, "subscription", "a", "no longer allowed: SUBSCRIBE");
+    // What comes by the other binding shows that nothing came by this one before.
+    let mut sender = relay.client().await;
+    within("the binding is gone", async {
+        for number in 0.. {
+            for topic in ["a", "b"] {
+                send(&mut sender, &format!("{name}.{topic}"), &format!("{topic}{number}")).await;
+            }
+            let first = client.frame().await;
+            let gone = first.body.starts_with(b"b");
+            if gone {
+                break;
+            }
+            client.message(&format!("b{number}")).await;
+        }
+    })
+    .await;
     client.disconnect().await;
 }
