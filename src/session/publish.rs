@@ -15,6 +15,7 @@ use super::command::{BrokerCommand, DeclareToken, Outgoing, Publish, PublishToke
 use super::config::{Compatibility, Replay, SessionConfig};
 use super::destination::Destination;
 use super::failover::connection_lost;
+use super::identity::Account;
 use super::properties;
 use super::queue::{self, On, Purpose};
 use super::refusal::{CloseCode, Refusal};
@@ -197,6 +198,9 @@ impl Session {
         let destination = access.limit(destination);
         let demand = access.demand.filter(|_| headers.contains("transaction"));
         let mut properties = properties::from_send(headers, &self.config)?;
+        if properties.user_id.is_some() && self.identity.account == Account::Service {
+            return Err(foreign_user_id());
+        }
         let receipt = frame.header("receipt").map(str::to_owned);
         let reply_queue = self.read_reply_to(frame, &mut properties)?;
         let declare = match &destination {
@@ -444,5 +448,15 @@ pub(super) fn not_for(destination: &str, command: &str) -> Refusal {
         "Invalid destination",
         format!("'{destination}' is not a valid destination for '{command}'\n"),
         "/temp-queue is for the reply-to header of a SEND.",
+    )
+}
+
+/// RabbitMQ compares it with the account, which is none of the client's business.
+fn foreign_user_id() -> Refusal {
+    Refusal::soft(
+        "frame.header",
+        "Invalid header",
+        "'user-id' is for clients that RabbitMQ knows by their own name, and this one works as an account of the relay's\n",
+        "Leave it out; a header of another name can say who sent the message.",
     )
 }
