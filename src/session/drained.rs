@@ -88,6 +88,7 @@ impl Session {
         let waiting = self.actions.iter().filter_map(|action| match action {
             Action::Publish(send) => send.receipt.as_deref(),
             Action::Frame(frame) => frame.header("receipt"),
+            Action::Refuse(refusal) => refusal.receipt.as_deref(),
             Action::Committed(_) | Action::Settle(_) => None,
         });
         let published = self.publishing.unconfirmed_receipts();

@@ -341,7 +341,7 @@ impl Session {
             frame.headers.trim_values_start();
         }
         if let Err(refusal) = self.dispatch(&mut frame, version) {
-            self.refuse(refusal.about_receipt(frame.header("receipt")));
+            self.refuse_in_turn(refusal.about_receipt(frame.header("receipt")));
         }
     }
 
@@ -500,7 +500,7 @@ impl Session {
         match self.actions.front()? {
             Action::Publish(send) => send.receipt.as_deref(),
             Action::Frame(frame) => frame.header("receipt"),
-            Action::Committed(_) | Action::Settle(_) => None,
+            Action::Committed(_) | Action::Refuse(_) | Action::Settle(_) => None,
         }
     }
 
@@ -511,7 +511,7 @@ impl Session {
             format!("{error}\n"),
             "A frame is a command line, header lines, an empty line, the body and a NUL byte.",
         );
-        self.refuse(refusal.closing(CloseCode::InvalidFrame));
+        self.refuse_in_turn(refusal.closing(CloseCode::InvalidFrame));
     }
 
     /// Carries out what may go now, in order.
@@ -529,6 +529,10 @@ impl Session {
                         return;
                     }
                 }
+                Some(Action::Refuse(refusal)) if self.owes_receipts() => {
+                    return self.actions.push_front(Action::Refuse(refusal));
+                }
+                Some(Action::Refuse(refusal)) => self.refuse(*refusal),
                 Some(Action::Frame(frame)) => {
                     if !self.is_its_turn(&frame) {
                         self.actions.push_front(Action::Frame(frame));

@@ -26,6 +26,8 @@ pub(super) enum Action {
     /// One that would overtake others.
     Frame(Box<Frame>),
     Publish(Box<Prepared>),
+    /// The end of the session because of a frame, behind the answers to the ones before it.
+    Refuse(Box<Refusal>),
     Settle(SettleAction),
 }
 
@@ -37,6 +39,7 @@ impl Action {
         match self {
             Action::Frame(frame) => place + retained::frame(frame),
             Action::Publish(send) => place + send.bytes,
+            Action::Refuse(refusal) => place + size_of::<Refusal>() + refusal.body.capacity(),
             Action::Committed(_) | Action::Settle(_) => place,
         }
     }

@@ -58,6 +58,22 @@ impl Session {
         }
     }
 
+    /// Refuses a frame. If that ends the session, it comes behind the receipts of the frames before it, as for a client that
+    /// waits for each; no frame is read meanwhile.
+    pub(super) fn refuse_in_turn(&mut self, refusal: Refusal) {
+        match self.owes_receipts() && refusal.ends_session(self.config.compatibility) {
+            true => self.actions.push_back(Action::Refuse(Box::new(refusal))),
+            false => self.refuse(refusal),
+        }
+    }
+
+    /// Whether the answer to something that was handed to RabbitMQ is a receipt's. What it can't answer now is not waited for.
+    pub(super) fn owes_receipts(&self) -> bool {
+        let sends = self.publishing.unconfirmed_receipts().chain(self.transactions.commit_receipts());
+        self.subscriptions.owe_receipts()
+            || (self.awaited_send().is_some() && sends.chain(self.held.receipts()).next().is_some())
+    }
+
     pub(super) fn carry_out(&mut self, frame: &Frame) -> Result<(), Refusal> {
         match frame.command {
             Command::Subscribe => self.handle_subscribe(frame),
