@@ -483,7 +483,8 @@ section! {
 }
 
 section! {
-    /// The log, on standard error, one line per event, in UTC.
+    /// The log, on standard error, one line per event, in UTC. A line that standard error does not take, because its disk is full or its
+    /// reader gone or too slow, is lost and counted (`log_lines_lost_total`); the clients do not wait for it.
     pub struct Log in "log" {
         /// What is logged: `error`, `warn`, `info`, `debug`, `trace` or `off`, also by part of the program, as in
         /// `warn,stomp_relay::broker=debug`. Libraries that log messages or passwords are capped.
