@@ -27,6 +27,8 @@ pub struct Tally(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     disconnected: AtomicU64,
+    /// Held while publishers are added, so that none slips between an outage and its own beginning.
+    in_outage: Mutex<bool>,
     publishers: Mutex<Vec<Arc<Publisher>>>,
     subscribers: Mutex<Vec<Arc<Subscriber>>>,
 }
@@ -91,9 +93,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Tally {
     pub fn publisher(&self, destination: &str) -> Arc<Publisher> {
+        let in_outage = lock(&self.0.in_outage);
         let mut publishers = lock(&self.0.publishers);
         let destination = destination.to_owned();
-        let publisher = Arc::new(Publisher { number: publishers.len(), destination, log: Mutex::default() });
+        // One that begins amid an outage is in it from its first message on.
+        let outages = in_outage.then_some((0, None)).into_iter().collect();
+        let log = Mutex::new(Published { outages, ..Published::default() });
+        let publisher = Arc::new(Publisher { number: publishers.len(), destination, log });
         publishers.push(publisher.clone());
         publisher
     }
@@ -113,6 +119,8 @@ impl Tally {
 
     /// From here on [`Promise::WhileLinked`] holds for nothing but what was received already.
     pub fn outage_begins(&self) {
+        let mut in_outage = lock(&self.0.in_outage);
+        *in_outage = true;
         for publisher in lock(&self.0.publishers).iter() {
             // What was missed in outages before does not count again.
             let start = lock(&publisher.log).outages.iter().filter_map(|(_, end)| *end).max().unwrap_or(0);
@@ -126,6 +134,8 @@ impl Tally {
 
     /// From here on it holds again: every subscription was made anew.
     pub fn outage_ends(&self) {
+        let mut in_outage = lock(&self.0.in_outage);
+        *in_outage = false;
         for publisher in lock(&self.0.publishers).iter() {
             let mut log = lock(&publisher.log);
             let next = log.confirmed.len();

@@ -2,8 +2,8 @@
 //!
 //! One task per client. A client that gets an ERROR or is closed before it was told to end counts as disconnected.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use stomp_relay::stomp::{Command, Frame};
@@ -50,15 +50,20 @@ pub struct Traffic {
 #[derive(Default)]
 pub struct Barrier {
     asked: watch::Sender<u64>,
-    passed: AtomicUsize,
+    /// Subscribers, by the address of what they write down: one that begins anew is the same.
+    passed: Mutex<BTreeSet<usize>>,
 }
 
 impl Barrier {
     /// Waits until so many sessions have passed.
     pub async fn pass(&self, sessions: usize) {
-        self.passed.store(0, Ordering::SeqCst);
+        self.lock().clear();
         self.asked.send_modify(|number| *number += 1);
-        until("every subscription is there", PATIENCE, || self.passed.load(Ordering::SeqCst) >= sessions).await;
+        until("every subscription is there", PATIENCE, || self.lock().len() >= sessions).await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+        self.passed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -214,6 +219,10 @@ pub async fn consume(
     stops: &CancellationToken,
 ) -> Result<(), String> {
     let mut asked = barrier.asked.subscribe();
+    // It may have been asked while there was no session.
+    if *asked.borrow() > 0 {
+        asked.mark_changed();
+    }
     let mut since_ack = 0;
     loop {
         let received = tokio::select! {
@@ -228,7 +237,7 @@ pub async fn consume(
         };
         let frame = match received {
             Received::Frame(frame) if frame.command == Command::Receipt => {
-                barrier.passed.fetch_add(1, Ordering::SeqCst);
+                barrier.lock().insert(std::ptr::from_ref(log).addr());
                 continue;
             }
             other => expect(other, "MESSAGE")?,
