@@ -17,6 +17,7 @@ use crate::support::rabbit::{Admin, Rabbit, unique};
 use crate::support::relay::Relay;
 use crate::support::stomp::{Client, DEADLINE, Received};
 
+const FIRST_SEED: u64 = 1;
 const SEQUENCES: u64 = 40;
 const FRAMES_MIN: usize = 4;
 const FRAMES_MAX: usize = 12;
@@ -163,9 +164,13 @@ impl Play<'_> {
                     (Step::Unsubscribe(id), self.subscriptions.contains_key(&id))
                 }
                 14..=16 if !self.held.is_empty() => {
-                    let held = self.held[random.index(self.held.len())].named.clone();
+                    let held = &self.held[random.index(self.held.len())];
+                    if !self.covers_the_same_every_time(held) {
+                        continue;
+                    }
                     let command = if random.rarely(3) { "NACK" } else { "ACK" };
-                    (Step::Settle { command, held, requeue: random.rarely(2) }, true)
+                    let step = Step::Settle { command, held: held.named.clone(), requeue: random.rarely(2) };
+                    (step, true)
                 }
                 17 => {
                     let name = random.index(2);
@@ -185,6 +190,13 @@ impl Play<'_> {
                 return step;
             }
         }
+    }
+
+    /// With the plugin's behaviour an ACK covers older messages of other subscriptions too, and nobody can say which of two queues
+    /// RabbitMQ serves first.
+    fn covers_the_same_every_time(&self, held: &Held) -> bool {
+        let alone = self.held.iter().all(|other| other.named.0 == held.named.0 && other.to == held.to);
+        self.strict || MODES[held.mode] != "client" || alone
     }
 
     fn destination(&self, to: usize) -> String {
@@ -209,7 +221,8 @@ impl Play<'_> {
                 }
             }
             Step::Settle { command, held, requeue } => {
-                let found = self.held.iter().rev().find(|other| other.named == *held).expect("it was received");
+                let found = self.held.iter().rev().find(|other| other.named == *held);
+                let found = found.unwrap_or_else(|| panic!("{held:?} of {number} is not held: {:?}, {:?}", self.held, self.got));
                 format!("{command}\nid:{}\nrequeue:{requeue}\nreceipt:{receipt}\n\n\0", found.ack)
             }
             Step::Subscribe { id, mode, to } => {
@@ -247,7 +260,8 @@ impl Play<'_> {
                 let id = format!("s{id}");
                 self.held.retain(|held| match to {
                     GONE => !(last && held.to == GONE),
-                    _ => !(TOPICS.contains(&to) && held.named.0 == id),
+                    // An earlier subscription of this id may have been to a queue that is still there.
+                    _ => !(TOPICS.contains(&to) && held.to == to && held.named.0 == id),
                 });
             }
         }
@@ -524,12 +538,11 @@ impl Place {
     }
 }
 
-/// `RELAY_TEST_SEED` plays the sequences of an earlier run again.
+/// The same sequences each time; `RELAY_TEST_SEED` plays others.
 #[tokio::test(flavor = "multi_thread")]
 async fn any_sequence_in_one_go_is_as_one_by_one() {
     let seed = std::env::var("RELAY_TEST_SEED").ok().map(|text| text.parse().expect("RELAY_TEST_SEED is a number"));
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-    let first: u64 = seed.unwrap_or_else(|| u64::from(now.subsec_nanos()));
+    let first: u64 = seed.unwrap_or(FIRST_SEED);
     let played = tokio::join!(sequences(first, true), sequences(first, false));
     for Played { frames, messages, refused } in [played.0, played.1] {
         println!("{frames} frames, {messages} messages, {refused} sequences refused");

@@ -23,10 +23,13 @@ impl QueueStates {
         let answer = format!(
             "fun() -> [[N, $ , integer_to_list(R), $ , integer_to_list(U), $ , integer_to_list(C), $\\t] || \
              [{{name, {{resource, _, queue, N}}}}, {{messages_ready, R}}, {{messages_unacknowledged, U}}, {{consumers, C}}] \
-             <- rabbit_amqqueue:info_all(<<\"{vhost}\">>, [name, messages_ready, messages_unacknowledged, consumers])] end"
+             <- rabbit_amqqueue:info_all(<<\"{vhost}\">>, [name, messages_ready, messages_unacknowledged, consumers]), \
+             is_integer(R), is_integer(U), is_integer(C)] end"
         );
+        // A queue that ends while it is asked may answer with a failure: then all are asked again.
         let serve = format!(
-            "Asker = self(), Answer = {answer}, spawn(fun() -> \
+            "Asker = self(), Ask = {answer}, Answer = fun Retry() -> try Ask() catch _:_ -> timer:sleep(1), Retry() end end, \
+             spawn(fun() -> \
              {{ok, L}} = gen_tcp:listen(0, [{{ip, {{127,0,0,1}}}}, binary, {{packet, line}}, {{active, false}}]), \
              {{ok, P}} = inet:port(L), Asker ! {{port, P}}, {{ok, S}} = gen_tcp:accept(L), \
              Serve = fun Again() -> case gen_tcp:recv(S, 0) of {{ok, _}} -> \
