@@ -247,6 +247,48 @@ async fn a_stream_is_read_from_the_node_that_has_it() {
     assert!(failovers(&relay) >= 1, "every stream was on the node of the session");
 }
 
+/// Whoever publishes to a stream without a majority makes RabbitMQ end the whole connection (506), again and again; others of the
+/// same login lose no message by it, and nobody is ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_without_a_majority_hurts_only_those_who_publish_to_it() {
+    const LINKS_LOST: u64 = 2;
+    let _alone = alone().await;
+    let cluster = block_in_place(|| Cluster::start(3));
+    let relay = Relay::start(&cluster.nodes[0]);
+    let admin = cluster.nodes[0].admin().await;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    admin.channel.queue_declare("halved".into(), options, arguments).await.expect("declared");
+    for node in &cluster.nodes[1..] {
+        block_in_place(|| node.kill());
+    }
+    let mut neighbour = relay.client().await;
+    neighbour.subscribe("id:0\ndestination:/queue/beside").await;
+    let mut publishers = Vec::new();
+    for _ in 0..2 {
+        let mut publisher = relay.client().await;
+        publisher.send("SEND\ndestination:/amq/queue/halved\nreceipt:r\n\nhello").await;
+        publishers.push(publisher);
+    }
+    let end = Instant::now() + PATIENCE;
+    for number in 0.. {
+        if failovers(&relay) >= LINKS_LOST {
+            break;
+        }
+        assert!(Instant::now() < end, "the stream has ended {} sides of sessions", failovers(&relay));
+        let body = number.to_string();
+        neighbour.send(&format!("SEND\ndestination:/queue/beside\n\n{body}")).await;
+        let message = neighbour.message(&body).await;
+        assert_eq!(message.header("redelivered"), Some("false"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for publisher in &mut publishers {
+        publisher.quiet().await;
+    }
+    neighbour.disconnect().await;
+}
+
 /// Waits for the one RECEIPT and for the message, which may come again while the queue finds its leader.
 async fn acknowledged(client: &mut Client, body: &str) {
     let (mut receipt, mut message) = (false, false);
