@@ -10,7 +10,8 @@ use super::refusal::Refusal;
 
 const OFFSET: &str = "x-stream-offset";
 
-/// Of a message of a stream. Only a stream's deliveries carry it as a number; what clients publish under this name is a text.
+/// Of a message of a stream. Its deliveries carry it as a number; what clients of the relay publish under this name is a text, but
+/// a shovel that empties a stream into a queue leaves the number in its messages.
 pub(super) fn offset(message: &Message) -> Option<i64> {
     message.properties.headers.iter().find_map(|(name, value)| match value {
         FieldValue::Integer(offset) if name.as_str() == OFFSET => Some(*offset),

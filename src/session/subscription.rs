@@ -577,7 +577,9 @@ impl Session {
 
     pub(super) fn handle_delivery(&mut self, mut delivery: Delivery, version: Version) {
         let wanted = self.subscriptions.by_key.get_mut(&delivery.key);
-        let offset = position::offset(&delivery.message);
+        // What was read from a stream and published again has an offset in any queue.
+        let is_queue = wanted.as_ref().is_some_and(|entry| entry.position.is_none());
+        let offset = if is_queue { None } else { position::offset(&delivery.message) };
         let Some(subscription) = wanted.filter(|entry| !matches!(entry.stage, Stage::Stopping { .. })) else {
             // A stream takes nothing back.
             let outcome = if offset.is_some() { Settlement::Ack } else { Settlement::Nack { requeue: true } };
