@@ -155,7 +155,7 @@ impl ConsumeSide {
     pub(super) fn begin_anew(&mut self, lease: LeaseId, suspicion: Suspicion, avoid: Option<Box<Avoided>>) {
         let tags_before = self.tags_before + std::mem::take(&mut self.ledger).end();
         let new = ConsumeSide::new(self.entry.clone(), lease);
-        *self = ConsumeSide { avoid, suspicion, tags_before, ..new };
+        *self = ConsumeSide { avoid, suspicion: suspicion.comes_back(), tags_before, ..new };
     }
 
     /// What it leaves to the side that comes after it.

@@ -1,7 +1,7 @@
 //! Why a link died, as far as it matters for what follows: only what one of its sessions may have caused raises suspicion, and
 //! what the broker's own state caused is nobody's fault.
 
-use super::fault::reason;
+use super::fault::{is_channel_limit, reason};
 use lapin::ErrorKind;
 use lapin::protocol::AMQPErrorKind;
 
@@ -55,6 +55,8 @@ fn death(error: &lapin::Error) -> Death {
         ErrorKind::ProtocolError(amqp) => match (amqp.kind(), amqp.get_id()) {
             (AMQPErrorKind::Hard(_), CONNECTION_FORCED) => Death::Forced,
             (AMQPErrorKind::Hard(_), reply_code @ (RESOURCE_ERROR | INTERNAL_ERROR)) => Death::State { reply_code },
+            // Whoever opened one channel too many knows it by itself.
+            (AMQPErrorKind::Hard(_), _) if is_channel_limit(&reason(error)) => Death::Network,
             (AMQPErrorKind::Hard(_), reply_code) => Death::Protocol { reply_code },
             (AMQPErrorKind::Soft(_), _) => Death::Network,
         },

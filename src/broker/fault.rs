@@ -56,6 +56,11 @@ pub(super) fn reason(error: &lapin::Error) -> String {
     }
 }
 
+/// Whether RabbitMQ's reply to an opened channel says that it is one too many.
+pub(super) fn is_channel_limit(reply_text: &str) -> bool {
+    reply_text.starts_with("NOT_ALLOWED - number of channels opened ")
+}
+
 pub(super) fn refused(refusal: Refusal) -> Failure {
     Failure::Refused { reply_code: refusal.reply_code, reply_text: refusal.reply_text }
 }

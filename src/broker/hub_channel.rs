@@ -70,9 +70,9 @@ pub(super) async fn run(entry: Arc<Entry>, place: Arc<Place>, errands: mpsc::Unb
 }
 
 async fn open(entry: &Arc<Entry>) -> Result<Leased, Failure> {
-    let slot = entry.clone().reserve(Role::Consume, Company::Any).await.map_err(reserve_failure)?;
-    let link = slot.link().clone();
-    let channel = link.open_channel(slot).await?;
+    let company = entry.channel_limit().company(Company::Any, Instant::now());
+    let slot = entry.clone().reserve(Role::Consume, company).await.map_err(reserve_failure)?;
+    let channel = entry.channel_limit().open(slot).await?;
     prefetch(&channel).await?;
     Ok(channel)
 }

@@ -21,6 +21,7 @@
 //! lease, unless they hold nothing on it, and ask for another one (`Restore`). The other side goes on.
 
 mod channel;
+mod channel_limit;
 mod config;
 mod connect;
 mod consume;

@@ -4,6 +4,7 @@
 //! keeps the credentials in clear, because lapin needs them when a further link is opened.
 
 use super::channel::{Channel, Restored};
+use super::channel_limit::ChannelLimit;
 use super::config::{BrokerConfig, ConfigError};
 use super::connect::{self, Connected, Target};
 use super::counts::{ConnectCounts, Counts};
@@ -124,6 +125,7 @@ pub(super) struct Entry {
     tenants: Tenants,
     trials: Trials,
     outages: Arc<LastOutage>,
+    channel_limit: ChannelLimit,
     /// Held while RabbitMQ is asked about the credentials.
     checked: TaskMutex<Checked>,
 }
@@ -376,6 +378,7 @@ impl Entry {
             tenants: Tenants::default(),
             trials: Trials::default(),
             outages: Arc::default(),
+            channel_limit: ChannelLimit::default(),
             checked: TaskMutex::default(),
         }
     }
@@ -435,6 +438,10 @@ impl Entry {
 
     pub(super) fn quarantine(&self) -> &Quarantine {
         &self.pool.quarantine
+    }
+
+    pub(super) fn channel_limit(&self) -> &ChannelLimit {
+        &self.channel_limit
     }
 
     pub(super) fn vhost(&self) -> &str {

@@ -9,6 +9,7 @@
 mod answers;
 
 use self::answers::Doubt;
+use super::channel_limit;
 use super::convert::{header_bytes, short, to_lapin};
 use super::death::Loss;
 use super::fault::{Fault, refused};
@@ -147,7 +148,7 @@ impl PublishSide {
 
     /// After a loss, on a place that is had already.
     pub(super) fn begin_anew(&mut self, slot: Slot, suspicion: Suspicion) {
-        *self = PublishSide { suspicion, ..PublishSide::new(self.entry.clone()) };
+        *self = PublishSide { suspicion: suspicion.comes_back(), ..PublishSide::new(self.entry.clone()) };
         self.open(slot);
     }
 
@@ -267,6 +268,8 @@ impl PublishSide {
                 (self.channel, self.watch) = (None, None);
                 if was_blocked { Poll::Ready(Ok(BrokerEvent::Unblocked)) } else { Poll::Pending }
             }
+            // It says more of why.
+            Some(_) if matches!(self.opening, Some(Opening::Making(_))) => Poll::Pending,
             Some(Loss { reason, .. }) => Poll::Ready(Err(Failure::LinkLost { reason })),
             None if state.blocked != was_blocked => {
                 self.unblocked_at = Instant::now();
@@ -302,7 +305,7 @@ impl PublishSide {
             Some(Opening::Making(work)) => {
                 let Poll::Ready(result) = work.poll_unpin(cx) else { return Ok(Progress::None) };
                 self.opening = None;
-                self.channel = Some(result?);
+                self.channel = Some(result.map_err(|failure| self.not_opened(failure))?);
                 self.proving.begin_anew();
                 Ok(Progress::Some)
             }
@@ -312,13 +315,26 @@ impl PublishSide {
 
     fn open(&mut self, slot: Slot) {
         self.watch = Some(LinkWatch::new(slot.link()));
-        self.opening = Some(Opening::Making(Box::pin(make(slot))));
+        self.opening = Some(Opening::Making(Box::pin(make(self.entry.clone(), slot))));
+    }
+
+    /// At RabbitMQ's limit on channels whoever comes back waits, where it hurts nobody.
+    fn not_opened(&mut self, failure: Failure) -> Failure {
+        match channel_limit::of_opening(&failure) {
+            Some(refusal) if self.suspicion.is_newcomer() => refusal,
+            Some(_) => {
+                self.suspicion.keep_apart(Instant::now());
+                failure
+            }
+            None => failure,
+        }
     }
 
     fn start_next(&mut self, cx: &mut Context<'_>) -> Result<Progress, Failure> {
         let Some(next) = self.queue.front() else { return Ok(Progress::None) };
         let Some(channel) = &self.channel else {
-            let company = self.suspicion.company(Instant::now());
+            let now = Instant::now();
+            let company = self.entry.channel_limit().company(self.suspicion.company(now), now);
             let reserve = self.entry.clone().reserve(Role::Publish, company);
             let work = async move { reserve.await.map_err(reserve_failure) };
             self.opening = Some(Opening::Reserving(Box::pin(work)));
@@ -428,12 +444,12 @@ fn oversized(publish: &Publish, channel: &Leased) -> Option<Failure> {
 }
 
 /// Opens a channel in confirm mode.
-async fn make(slot: Slot) -> Result<Leased, Failure> {
+async fn make(entry: Arc<Entry>, slot: Slot) -> Result<Leased, Failure> {
     let link = slot.link().clone();
     let limit = link.config.operation_timeout;
     // RabbitMQ reads nothing from a connection that it blocks, so a channel would not be opened in time.
     let _ = link.watch().wait_for(|state| !state.blocked || state.lost.is_some()).await;
-    let channel = link.open_channel(slot).await?;
+    let channel = entry.channel_limit().open(slot).await?;
     let select = channel.raw.confirm_select(ConfirmSelectOptions::default());
     super::fault::within(limit, "confirm mode", select)
         .await

@@ -50,6 +50,8 @@ impl Company {
 /// What is held against a session, for one role.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Suspicion {
+    /// The side was lost before.
+    comes_back: bool,
     strikes: u32,
     last: Option<Instant>,
     /// The last link died of the broker's own state.
@@ -66,6 +68,19 @@ impl Suspicion {
             },
             _ => Company::Any,
         }
+    }
+
+    /// Others are not to be on its links.
+    pub(super) fn keep_apart(&mut self, now: Instant) {
+        *self = Suspicion { strikes: 2, last: Some(now), stalled: false, ..*self };
+    }
+
+    pub(super) fn comes_back(self) -> Suspicion {
+        Suspicion { comes_back: true, ..self }
+    }
+
+    pub(super) fn is_newcomer(&self) -> bool {
+        !self.comes_back
     }
 
     pub(super) fn strike(&mut self, death: Death, now: Instant) {

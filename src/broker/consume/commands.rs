@@ -2,6 +2,7 @@
 
 use super::streams::Stage;
 use super::{ConsumeSide, Consumer, Ending};
+use crate::broker::channel_limit;
 use crate::broker::fanout::Membership;
 use crate::broker::hub::SharedSubscribe;
 use crate::broker::link::{Leased, Role};
@@ -91,6 +92,8 @@ impl ConsumeCommand {
 /// A command under way.
 pub(in crate::broker) struct Running {
     concern: Concern,
+    /// A channel, this session's or one of shared subscriptions.
+    opens: bool,
     pub(in crate::broker) work: BoxFuture<'static, Result<Completed, Failure>>,
 }
 
@@ -134,10 +137,11 @@ impl ConsumeSide {
                 continue;
             };
             let Poll::Ready(result) = running.work.as_mut().poll(cx) else { return Poll::Pending };
-            let concern = running.concern;
+            let (concern, opens) = (running.concern, running.opens);
             self.running = None;
             match result {
                 Err(failure) => {
+                    let failure = if opens { self.not_opened(failure) } else { failure };
                     self.absent = self.asked.take().filter(|_| failure.is_absence()).map(Box::new);
                     if failure.is_elsewhere()
                         && let Some(link) = self.link()
@@ -165,10 +169,11 @@ impl ConsumeSide {
         if let Some(work) = self.shared_operation() {
             // Not on this channel.
             self.proving = self.proven;
-            self.running = Some(Running { concern, work });
+            self.running = Some(Running { concern, opens: true, work });
             return true;
         }
         let Some(command) = self.commands.front() else { return false };
+        let opens = self.channel.is_none();
         let work: BoxFuture<'static, Result<Completed, Failure>> = match &self.channel {
             None => {
                 let (entry, company) = (self.entry.clone(), self.company(command));
@@ -176,12 +181,11 @@ impl ConsumeSide {
                 Box::pin(async move {
                     let slot = match entry.clone().reserve_away(Role::Consume, company, avoid.clone()).await {
                         // The others are down: this one may have what is wanted by now.
-                        Err(_) if !avoid.is_empty() => entry.reserve(Role::Consume, company).await,
+                        Err(_) if !avoid.is_empty() => entry.clone().reserve(Role::Consume, company).await,
                         slot => slot,
                     };
                     let slot = slot.map_err(reserve_failure)?;
-                    let link = slot.link().clone();
-                    link.open_channel(slot).await.map(Completed::Opened)
+                    entry.channel_limit().open(slot).await.map(Completed::Opened)
                 })
             }
             Some(channel) => {
@@ -201,14 +205,30 @@ impl ConsumeSide {
                 }
             }
         };
-        self.running = Some(Running { concern, work });
+        self.running = Some(Running { concern, opens, work });
         true
     }
 
     /// Which links this session may be on, if this is its first command on one.
     fn company(&self, command: &ConsumeCommand) -> Company {
         let blamed = command.consumes().is_some_and(|queue| self.is_blamed(queue));
-        if blamed { Company::Alone } else { self.suspicion.company(Instant::now()) }
+        let now = Instant::now();
+        match blamed {
+            true => Company::Alone,
+            false => self.entry.channel_limit().company(self.suspicion.company(now), now),
+        }
+    }
+
+    /// At RabbitMQ's limit on channels whoever comes back waits, where it hurts nobody.
+    fn not_opened(&mut self, failure: Failure) -> Failure {
+        match channel_limit::of_opening(&failure) {
+            Some(refusal) if self.suspicion.is_newcomer() => refusal,
+            Some(_) => {
+                self.suspicion.keep_apart(Instant::now());
+                failure
+            }
+            None => failure,
+        }
     }
 
     fn is_blamed(&self, queue: &ShortText) -> bool {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::support::relay::Relay;
 use crate::support::stomp::Client;
+use stomp_relay::stomp::Command;
 
 /// A virtual host and users on it, all of these names.
 fn place(rabbit: &Rabbit, users: &[&str]) -> String {
@@ -95,6 +96,40 @@ async fn a_limit_on_queues_is_told() {
     }
     drop(relay);
     remove(rabbit, &vhost, &["a"]);
+}
+
+/// RabbitMQ ends the whole connection for one channel too many; those who have theirs go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_users_limit_on_channels_is_told_to_whom_it_concerns() {
+    const CLIENTS_MAX: usize = 20;
+    let rabbit = Rabbit::shared();
+    let vhost = place(rabbit, &["a", "b"]);
+    let user = format!("{vhost}-a");
+    rabbit.ctl(&["set_user_limits", &user, r#"{"max-channels": 6}"#]);
+    let relay = Relay::start(rabbit);
+    let connect = format!("accept-version:1.2\nhost:{vhost}\nlogin:{user}\npasscode:secret");
+    let mut working = Vec::new();
+    let mut refused = loop {
+        assert!(working.len() < CLIENTS_MAX, "nobody met the limit");
+        let mut client = relay.client_with(&connect).await;
+        // A queue of its own, and so a channel.
+        let queue = format!("/queue/own-{}", working.len());
+        client.send(&format!("SUBSCRIBE\nid:1\ndestination:{queue}\nreceipt:s\n\n")).await;
+        match client.frame().await {
+            frame if frame.command == Command::Receipt => working.push((client, queue)),
+            frame => break (client, frame),
+        }
+    };
+    assert_eq!(refused.1.header("error-code"), Some("broker.channel_limit"), "{:?}", refused.1);
+    assert_eq!(refused.0.closed().await.0, 1013);
+    assert!(working.len() >= 2, "only {} got in", working.len());
+    let admin = rabbit.admin_of(&vhost, &format!("{vhost}-b"), "secret").await;
+    for (client, queue) in &mut working {
+        admin.send(&queue["/queue/".len()..], b"hello").await;
+        client.message("hello").await;
+    }
+    drop((relay, working));
+    remove(rabbit, &vhost, &["a", "b"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -222,7 +222,8 @@ impl Play<'_> {
             }
             Step::Settle { command, held, requeue } => {
                 let found = self.held.iter().rev().find(|other| other.named == *held);
-                let found = found.unwrap_or_else(|| panic!("{held:?} of {number} is not held: {:?}, {:?}", self.held, self.got));
+                let found = found
+                    .unwrap_or_else(|| panic!("{held:?} of {number} is not held: {:?}, {:?}", self.held, self.got));
                 format!("{command}\nid:{}\nrequeue:{requeue}\nreceipt:{receipt}\n\n\0", found.ack)
             }
             Step::Subscribe { id, mode, to } => {
