@@ -4,6 +4,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use stomp_relay::stomp::Command::Receipt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -93,4 +94,48 @@ async fn clients_that_beat_punctually_survive_a_standstill() {
         }
     }
     assert!(ended.is_empty(), "{} of 60 were closed: {:?}", ended.len(), ended.first());
+}
+
+/// RabbitMQ gives the relay's connections up meanwhile: what the client acknowledges by the ids it had reaches no other message,
+/// and a RECEIPT is of what RabbitMQ has.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_held_over_a_standstill_comes_again() {
+    const HELD: usize = 20;
+    let _alone = alone().await;
+    let settings = SETTINGS.replace("[broker]\n", "[broker]\nheartbeat = \"2s\"\n");
+    let program = env!("CARGO_BIN_EXE_stomp-relay");
+    let relay = RelayProcess::start(program, &[Rabbit::shared().uri()], &settings, 1024);
+    let (queue, other) = (unique("/queue/held"), unique("/queue/sent"));
+    let mut client = Client::open(&relay.ws).await;
+    client.send(&CONNECT.replace("1000,1000", "0,0")).await;
+    client.expect("CONNECTED").await;
+    client.subscribe(&format!("id:0\ndestination:{queue}\nack:client-individual")).await;
+    let mut ids = Vec::new();
+    for number in 0..HELD {
+        client.send(&format!("SEND\ndestination:{queue}\n\n{number}")).await;
+        ids.push(client.message(&number.to_string()).await.header("ack").expect("an id").to_owned());
+    }
+    signal(&relay, "STOP");
+    for id in &ids[..HELD / 2] {
+        client.send(&format!("ACK\nid:{id}\n\n")).await;
+    }
+    client.send(&format!("SEND\ndestination:{other}\nreceipt:sent\n\nx")).await;
+    sleep(STANDSTILL).await;
+    signal(&relay, "CONT");
+    let (mut again, mut confirmed) = (Vec::new(), false);
+    while again.len() < HELD || !confirmed {
+        let frame = client.frame().await;
+        if frame.command == Receipt {
+            confirmed = true;
+            continue;
+        }
+        assert_eq!(frame.header("redelivered"), Some("true"), "{frame:?}");
+        again.push(String::from_utf8(frame.body.to_vec()).expect("text"));
+        client.send(&format!("ACK\nid:{}\n\n", frame.header("ack").expect("an id"))).await;
+    }
+    assert_eq!(again, (0..HELD).map(|number| number.to_string()).collect::<Vec<_>>());
+    client.disconnect().await;
+    let admin = Rabbit::shared().admin().await;
+    let ready = async |name: &str| admin.ready(&name["/queue/".len()..]).await;
+    assert_eq!((ready(&queue).await, ready(&other).await), (Some(0), Some(1)));
 }
