@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use futures_util::stream;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper::header::HeaderValue;
@@ -14,7 +15,6 @@ use percent_encoding::percent_decode_str;
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 
-use super::http::Body;
 use crate::descriptors;
 
 /// Largest file that is served; a larger one is not found.
@@ -93,7 +93,7 @@ impl StaticRoot {
 
 impl StaticFile {
     /// The contents, read as the client takes them; never more than the announced length, should the file grow.
-    pub(super) fn into_body(self) -> Body {
+    pub(super) fn into_body(self) -> UnsyncBoxBody<Bytes, io::Error> {
         let chunks = stream::try_unfold(self.file.take(self.length), async |mut file| {
             let mut chunk = Vec::with_capacity(CHUNK.min(file.limit() as usize));
             let count = file.read_buf(&mut chunk).await?;
