@@ -9,6 +9,7 @@
 //! been acknowledged, and nothing more is handed out until they are answered, so that if one is refused nothing comes twice
 //! either. After any other loss what was handed out last may come again, flagged as redelivered.
 
+use super::barrier::barrier_close;
 use super::config::{
     PERMISSION_AGE_MAX, SETTLEMENTS_IN_FLIGHT_MAX, SHARED_LINGER, SHARED_PREFETCH, SHARED_RETURN_PATIENCE,
 };
@@ -22,7 +23,6 @@ use super::link::{Leased, Role};
 use super::pool::Entry;
 use super::publish::reserve_failure;
 use super::quarantine::Company;
-use super::release::barrier_close;
 use super::settle::Ledger;
 use super::shared_consumer::{Item, QueueNumber, SharedConsumer};
 use super::sluice::{Patience, Sluice, Source};

@@ -3,8 +3,8 @@
 //! While a node of a cluster is down, RabbitMQ returns what is published to its classic queues and cancels their consumers, with
 //! the same words as for deleted ones. Only a declaration tells: `queue.declare` with `passive`, on a channel of its own.
 
+use super::aside::{Found, declare_passively};
 use super::link::Link;
-use super::subscribe::{Found, declare_passively};
 use crate::session::amqp::ShortText;
 use crate::session::event::Failure;
 use std::pin::Pin;

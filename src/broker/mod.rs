@@ -20,6 +20,8 @@
 //! Running sessions are not moved to another link when theirs is lost: they get `Failed { LinkLost }` for that side of their
 //! lease, unless they hold nothing on it, and ask for another one (`Restore`). The other side goes on.
 
+mod aside;
+mod barrier;
 mod channel;
 mod channel_limit;
 mod config;

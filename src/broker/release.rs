@@ -1,20 +1,19 @@
 //! Giving a lease's channels back so that nobody else on the link notices.
 //!
-//! lapin treats any error of a background close as an error of the whole connection, and a close that crosses a channel
-//! exception is such an error. Hence the barrier: a synchronous method first; `channel.close` only if it was answered;
-//! otherwise the channel is dead already and is just dropped. Consumers are dropped after that.
+//! A channel is closed behind a barrier, and consumers are dropped after that.
 //!
 //! The barrier proves that RabbitMQ's channel has every acknowledgement, which is as much as its queue for most kinds. For a
 //! quorum queue the channel holds acknowledgements back while 32 of its commands are under way, and forgets those when it is
 //! closed. So where there may be so many, the queue is asked as well: see [`hand_over`].
 
+use super::barrier::{Closing, barrier, barrier_close, close, judge};
 use super::consume::{Completed, Running};
 use super::convert::short;
 use super::exclusive::LeaseId;
 use super::fault::{Fault, refused, within};
 use super::link::{Leased, Link};
 use super::publish::{Making, Writing};
-use super::subscribe::{NOT_FOUND, Subscribed};
+use super::subscribe::Subscribed;
 use crate::session::amqp::ShortText;
 use crate::session::event::Failure;
 use futures_util::future::BoxFuture;
@@ -26,47 +25,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tracing::debug;
 
-/// Whether the channel could be closed properly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Closing {
-    Closed,
-    /// The broker or the link had ended it before.
-    Dead,
-    /// No answer in time.
-    Silent,
-}
-
+/// AMQP's reply code.
+const NOT_FOUND: u16 = 404;
 /// Half of what RabbitMQ's channel sends to a quorum queue before it waits (`quorum_commands_soft_limit`, 32): an operator may have
 /// set less.
 const HELD_BACK_FROM: u64 = 16;
-
-/// See the head of this file.
-pub(super) async fn barrier_close(raw: &lapin::Channel, link: &Arc<Link>) -> Closing {
-    match barrier(raw, link).await {
-        Closing::Closed => close(raw, link).await,
-        ended => ended,
-    }
-}
-
-async fn barrier(raw: &lapin::Channel, link: &Arc<Link>) -> Closing {
-    let qos = raw.basic_qos(1, BasicQosOptions { global: false });
-    judge(within(link.config.operation_timeout, "channel barrier", qos).await, link)
-}
-
-async fn close(raw: &lapin::Channel, link: &Arc<Link>) -> Closing {
-    judge(within(link.config.operation_timeout, "channel close", raw.close(200, "OK".into())).await, link)
-}
-
-fn judge(result: Result<(), Fault>, link: &Link) -> Closing {
-    match result {
-        Ok(()) => Closing::Closed,
-        Err(Fault::Lapin(_)) => Closing::Dead,
-        Err(fault @ Fault::TimedOut(_)) => {
-            link.failure(fault, None);
-            Closing::Silent
-        }
-    }
-}
 
 /// All that a lease holds, to be released as a whole.
 #[derive(Default)]

@@ -5,10 +5,10 @@
 //! end is read: `last` begins with the last chunk that was written together; when the acknowledgement of all that has come brings
 //! nothing more, the newest of it is the last.
 
+use super::aside::declare_passively;
+use super::barrier::barrier_close;
 use super::fault::within;
 use super::link::Link;
-use super::release::barrier_close;
-use super::subscribe::declare_passively;
 use crate::session::amqp::ShortText;
 use crate::session::event::Failure;
 use futures_util::{FutureExt, StreamExt};

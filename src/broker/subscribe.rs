@@ -3,16 +3,16 @@
 //! They run as futures that own what they need. A session that goes away leaves them to the release of its lease, which
 //! runs them to their end: so what was half made is known and cleaned up.
 
+use super::aside::{declare_passively, delete_aside};
+use super::barrier::barrier_close;
 use super::convert::{METHOD_BYTES_BESIDE_TABLE_MAX, declared_arguments, short, short_text, table, table_bytes};
 use super::exclusive::{LeaseId, Reservation};
 use super::fault::{Fault, within};
 use super::link::Link;
 use super::pool::Entry;
-use super::release::barrier_close;
 use super::sluice::{STREAM_OFFSET, Source};
 use super::stream_end::end_before;
 use super::trial::Trial;
-use super::wire::Refusal;
 use crate::session::amqp::{Binding, FieldValue, QueueDeclaration, ShortText};
 use crate::session::command::{AfterUnsubscribe, Subscribe, SubscribedQueue, SubscriptionKey};
 use crate::session::event::Failure;
@@ -21,11 +21,11 @@ use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions,
     QueueDeclareOptions, QueueDeleteOptions,
 };
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{AMQPValue, ShortString};
 use std::sync::Arc;
 
 const RESOURCE_LOCKED: u16 = 405;
-pub(super) const NOT_FOUND: u16 = 404;
+const NOT_FOUND: u16 = 404;
 const PRECONDITION_FAILED: u16 = 406;
 
 /// A session's consume channel, to be owned by an operation.
@@ -475,46 +475,4 @@ enum Leftover {
     Ours,
     /// Auto-delete and without messages and consumers.
     Deserted,
-}
-
-/// What a queue says of itself. Without a leader a quorum queue says that it has nothing.
-pub(super) struct Found {
-    pub(super) consumers: u32,
-    /// That are ready to be delivered.
-    pub(super) messages: u32,
-}
-
-/// Asks for a queue on a channel of its own, which a refusal closes.
-pub(super) async fn declare_passively(link: &Arc<Link>, queue: &ShortText) -> Result<Found, Failure> {
-    let scratch = link.scratch().await?;
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let work = scratch.queue_declare(short(queue), options, FieldTable::default());
-    let result = within(link.config.operation_timeout, "queue declare", work).await;
-    barrier_close(&scratch, link).await;
-    let found = result.map_err(|fault| link.failure(fault, None))?;
-    Ok(Found { consumers: found.consumer_count(), messages: found.message_count() })
-}
-
-/// Takes a binding away from a channel of its own.
-pub(super) async fn unbind_aside(link: &Arc<Link>, queue: &ShortText, binding: &Binding) -> Result<(), Failure> {
-    let Binding { arguments, exchange, routing_key } = binding;
-    let scratch = link.scratch().await?;
-    let work = scratch.queue_unbind(short(queue), short(exchange), short(routing_key), table(arguments));
-    let result = within(link.config.operation_timeout, "queue unbind", work).await;
-    barrier_close(&scratch, link).await;
-    result.map_err(|fault| link.failure(fault, None))
-}
-
-/// Deletes a queue from a channel of its own.
-pub(super) async fn delete_aside(
-    link: &Arc<Link>,
-    queue: &ShortText,
-    options: QueueDeleteOptions,
-) -> Result<(), Failure> {
-    let scratch = link.scratch().await?;
-    let work = scratch.queue_delete(short(queue), options);
-    let result = within(link.config.operation_timeout, "queue delete", work).await;
-    barrier_close(&scratch, link).await;
-    let no_refusal: Option<Refusal> = None;
-    result.map(drop).map_err(|fault| link.failure(fault, no_refusal))
 }

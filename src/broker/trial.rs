@@ -8,6 +8,7 @@
 //! What is left on RabbitMQ is what the declaration was to make; exclusive queues are deleted again, as they belong to the
 //! connection that declared them.
 
+use super::barrier::barrier_close;
 use super::convert::{declared_arguments, short, table};
 use super::death::{Death, Loss};
 use super::fault::within;
@@ -15,7 +16,6 @@ use super::link::{Leased, Link, Role};
 use super::pool::Entry;
 use super::publish::reserve_failure;
 use super::quarantine::{self, Company};
-use super::release::barrier_close;
 use crate::session::amqp::{Binding, FieldValue, QueueDeclaration, ShortText};
 use crate::session::event::Failure;
 use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};

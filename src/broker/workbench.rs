@@ -3,12 +3,12 @@
 //! One queue at a time. What makes it is written at once and answered in order: if a method is refused, the channel is
 //! closed, and RabbitMQ ignores those behind it.
 
+use super::barrier::barrier_close;
 use super::config::PERMISSION_AGE_MAX;
 use super::convert::{declared_arguments, short, short_text, table};
 use super::exclusive::LeaseId;
 use super::fault::{Fault, within};
 use super::link::Link;
-use super::release::barrier_close;
 use crate::session::amqp::{Binding, QueueDeclaration, ShortText};
 use crate::session::event::Failure;
 use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};

@@ -2,6 +2,7 @@
 
 use super::streams::Stage;
 use super::{ConsumeSide, Consumer, Ending};
+use crate::broker::aside::{delete_aside, unbind_aside};
 use crate::broker::channel_limit;
 use crate::broker::fanout::Membership;
 use crate::broker::hub::SharedSubscribe;
@@ -9,7 +10,7 @@ use crate::broker::link::{Leased, Role};
 use crate::broker::publish::reserve_failure;
 use crate::broker::quarantine::Company;
 use crate::broker::sluice::{Sluice, Source};
-use crate::broker::subscribe::{Given, Operator, Subscribed, delete_aside, unbind_aside};
+use crate::broker::subscribe::{Given, Operator, Subscribed};
 use crate::broker::watch::LinkWatch;
 use crate::session::amqp::{Binding, QueueDeclaration, ShortText};
 use crate::session::command::{AfterUnsubscribe, DeclareToken, Subscribe, SubscriptionKey};
