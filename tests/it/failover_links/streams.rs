@@ -38,18 +38,24 @@ impl Scene {
         }
     }
 
-    /// What comes up to the number `last`: each number, and whether it is flagged. The first `acknowledged` are.
+    /// What comes up to the number `last`: each number, and whether it is flagged. The first `acknowledged` are,
+    /// and the relay has their ACKs at the end: one that came after an outage began would settle nothing.
     async fn read(&mut self, last: usize, acknowledged: usize) -> Vec<(usize, bool)> {
         let mut read = Vec::new();
+        let mut acks = Vec::new();
         while read.last().is_none_or(|(number, _)| *number < last) {
             let frame = self.client.frame().await;
             assert_eq!(frame.command, Command::Message, "{frame:?}");
             let number = String::from_utf8_lossy(&frame.body).parse().expect("a number");
             if read.len() < acknowledged {
-                let ack = frame.header("ack").expect("a client mode");
-                self.client.send(&format!("ACK\nid:{ack}\n\n")).await;
+                acks.push(frame.header("ack").expect("a client mode").to_owned());
             }
             read.push((number, frame.header("redelivered") == Some("true")));
+        }
+        for ack in acks {
+            self.client.send(&format!("ACK\nid:{ack}\nreceipt:{ack}\n\n")).await;
+            let frame = self.client.frame().await;
+            assert!(frame.command == Command::Receipt && frame.header("receipt-id") == Some(&*ack), "{frame:?}");
         }
         read
     }
