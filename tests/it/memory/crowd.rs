@@ -20,6 +20,8 @@ const QUIET: Duration = Duration::from_secs(4);
 const ATTACK: Duration = Duration::from_secs(25);
 /// Until what the attackers held must have gone back to the system.
 const GIVEN_BACK: Duration = Duration::from_secs(120);
+/// Of 64 sessions on a connection.
+const FIRST_BYTES: usize = 100_000;
 const PING_INTERVAL: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,7 +37,7 @@ async fn attackers_at_all_limits_neither_end_the_others_nor_keep_the_memory() {
         client.subscribe(&format!("id:0\ndestination:{topic}")).await;
         working.push((client, topic));
     }
-    use_buffers(&relay).await;
+    let working = use_buffers(&relay, working).await;
     let (working, quiet) = pings(working, QUIET).await;
     let start = relay.resident_bytes();
 
@@ -80,18 +82,25 @@ async fn attackers_at_all_limits_neither_end_the_others_nor_keep_the_memory() {
     assert_eq!(working.len(), WORKING, "each is still there and served");
 }
 
-/// Fills the buffers of the AMQP connections that the attackers will share, which keep their 8 MiB for good.
-async fn use_buffers(relay: &RelayProcess) {
-    let one = async || {
-        let (mut client, topic) = (Client::log_in(&relay.ws).await.expect("there is room"), unique("first"));
-        client.subscribe(&format!("id:0\ndestination:/topic/{topic}")).await;
-        for _ in 0..8 {
-            client.send(&format!("SEND\ndestination:/topic/{topic}\n\n{}", "x".repeat(3_000_000))).await;
-            client.expect("MESSAGE").await;
-        }
-        client.disconnect().await;
+/// Fills the buffers of the AMQP connections that the attackers will share, which keep their 8 MiB for good: there are as many
+/// sessions as there will be, and each sends itself as much as makes more than 4 MiB on each connection.
+async fn use_buffers(relay: &RelayProcess, working: Working) -> Working {
+    let others = join_all((0..ATTACKERS).map(async |_| {
+        let mut client = Client::log_in(&relay.ws).await.expect("there is room");
+        let topic = format!("/topic/{}", unique("first"));
+        client.subscribe(&format!("id:0\ndestination:{topic}")).await;
+        (client, topic)
+    }));
+    let others = others.await;
+    let fill = async |(mut client, topic): (Client, String)| {
+        client.send(&format!("SEND\ndestination:{topic}\n\n{}", "x".repeat(FIRST_BYTES))).await;
+        client.expect("MESSAGE").await;
+        (client, topic)
     };
-    join_all((0..8).map(|_| one())).await;
+    for (mut client, _) in join_all(others.into_iter().map(fill)).await {
+        client.disconnect().await;
+    }
+    join_all(working.into_iter().map(fill)).await
 }
 
 type Working = Vec<(Client, String)>;
