@@ -3,8 +3,9 @@
 //! The client names a delivery by a serial number of this session, never by the broker's delivery tag. So a made-up or late
 //! id can at most miss; it never reaches another delivery, and never the broker, where an unknown tag ends the channel.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map;
+use std::iter::successors;
 use std::sync::Arc;
 
 use super::command::{DeliveryTag, SubscriptionKey};
@@ -47,16 +48,26 @@ impl Outstanding {
     /// What it holds. Deliveries of a subscription share its name, but a name may outlive its subscription with one of them, so
     /// each counts it.
     fn bytes(&self) -> usize {
-        MAP_ENTRY_BYTES + size_of::<(Serial, Outstanding)>() + self.name.len()
+        MAP_ENTRY_BYTES + size_of::<(Serial, Entry)>() + self.name.len()
     }
+}
+
+#[derive(Debug)]
+struct Entry {
+    delivery: Outstanding,
+    /// Of mode `Client`: the one before of the same subscription, outstanding or settled; 0 if there was none.
+    older: Serial,
 }
 
 #[derive(Debug)]
 pub(super) struct Ledger {
     /// Of what is outstanding.
     bytes: usize,
+    /// The newest one of each subscription of mode `Client` that has some. So a cumulative settlement costs what it covers, not what
+    /// other subscriptions have outstanding.
+    newest: BTreeMap<SubscriptionKey, Serial>,
     next: u64,
-    outstanding: BTreeMap<Serial, Outstanding>,
+    outstanding: BTreeMap<Serial, Entry>,
     /// Deliveries before this one came from a lease that is gone: the broker has taken them back.
     stale_before: Serial,
     scope: CumulativeScope,
@@ -68,7 +79,8 @@ pub(super) struct NotFound;
 
 impl Ledger {
     pub(super) fn new(scope: CumulativeScope) -> Ledger {
-        Ledger { bytes: 0, next: 1, outstanding: BTreeMap::new(), stale_before: Serial(0), scope }
+        let (newest, outstanding) = (BTreeMap::new(), BTreeMap::new());
+        Ledger { bytes: 0, newest, next: 1, outstanding, stale_before: Serial(0), scope }
     }
 
     /// The number of the next MESSAGE.
@@ -82,23 +94,34 @@ impl Ledger {
     /// ended stay. The caller bounds [`Ledger::bytes`].
     pub(super) fn insert(&mut self, serial: Serial, delivery: Outstanding) {
         self.bytes += delivery.bytes();
-        self.outstanding.insert(serial, delivery);
+        let older = match delivery.mode {
+            AckMode::Client => self.newest.insert(delivery.key, serial),
+            AckMode::Auto | AckMode::ClientIndividual => None,
+        };
+        self.outstanding.insert(serial, Entry { delivery, older: older.unwrap_or(Serial(0)) });
     }
 
     pub(super) fn get(&self, serial: Serial) -> Option<&Outstanding> {
-        self.outstanding.get(&serial)
+        self.outstanding.get(&serial).map(|entry| &entry.delivery)
     }
 
     /// The lease is gone: the broker delivers everything unsettled again, under new numbers.
     pub(super) fn lose(&mut self) {
         self.outstanding.clear();
+        self.newest.clear();
         self.bytes = 0;
         self.stale_before = Serial(self.next);
     }
 
-    /// The lowest offset of a stream's messages that a subscription has not settled.
-    pub(super) fn oldest_offset(&self, key: SubscriptionKey) -> Option<i64> {
-        self.outstanding.values().filter(|entry| entry.key == key).filter_map(|entry| entry.offset).min()
+    /// The lowest offset of a stream's messages that a subscription has not settled, for each that has such.
+    pub(super) fn oldest_offsets(&self) -> BTreeMap<SubscriptionKey, i64> {
+        let mut oldest = BTreeMap::new();
+        for Outstanding { key, offset, .. } in self.outstanding.values().map(|entry| &entry.delivery) {
+            if let Some(offset) = *offset {
+                oldest.entry(*key).and_modify(|least: &mut i64| *least = offset.min(*least)).or_insert(offset);
+            }
+        }
+        oldest
     }
 
     /// Whether the delivery was lost with its lease, or settled before. A late settlement of it has no effect and is no
@@ -119,36 +142,46 @@ impl Ledger {
     /// Removes what an ACK or NACK of `serial` covers and hands the tags over, oldest first. Returns how many they were.
     pub(super) fn settle(&mut self, serial: Serial, mut each: impl FnMut(DeliveryTag)) -> Result<usize, NotFound> {
         // The usual case takes no list.
-        if let Entry::Occupied(entry) = self.outstanding.entry(serial)
-            && entry.get().mode != AckMode::Client
+        if let btree_map::Entry::Occupied(entry) = self.outstanding.entry(serial)
+            && entry.get().delivery.mode != AckMode::Client
         {
-            let delivery = entry.remove();
+            let Entry { delivery, .. } = entry.remove();
             self.bytes -= delivery.bytes();
             each(delivery.tag);
             return Ok(1);
         }
-        let covered = self.covered(serial, &BTreeSet::new())?;
-        for delivery in covered.iter().filter_map(|serial| self.outstanding.remove(serial)) {
+        let covered = self.covered(serial)?;
+        for Entry { delivery, .. } in covered.iter().filter_map(|serial| self.outstanding.remove(serial)) {
             self.bytes -= delivery.bytes();
+            if let btree_map::Entry::Occupied(newest) = self.newest.entry(delivery.key)
+                && *newest.get() <= serial
+            {
+                newest.remove();
+            }
             each(delivery.tag);
         }
         Ok(covered.len())
     }
 
-    /// What an ACK or NACK of `serial` would cover if `gone` were settled already.
-    pub(super) fn covered(&self, serial: Serial, gone: &BTreeSet<Serial>) -> Result<Vec<Serial>, NotFound> {
+    /// What an ACK or NACK of `serial` covers, oldest first.
+    fn covered(&self, serial: Serial) -> Result<Vec<Serial>, NotFound> {
         if self.is_stale(serial) {
             return Ok(Vec::new());
         }
-        let named = self.outstanding.get(&serial).filter(|_| !gone.contains(&serial)).ok_or(NotFound)?;
-        if named.mode != AckMode::Client {
+        let named = self.outstanding.get(&serial).ok_or(NotFound)?;
+        if named.delivery.mode != AckMode::Client {
             return Ok(vec![serial]);
         }
-        let older = self.outstanding.range(..=serial).filter(|(serial, other)| {
-            let same = other.key == named.key && other.mode == AckMode::Client;
-            (same || self.scope == CumulativeScope::Connection) && !gone.contains(serial)
-        });
-        Ok(older.map(|(serial, _)| *serial).collect())
+        if self.scope == CumulativeScope::Connection {
+            return Ok(self.outstanding.range(..=serial).map(|(serial, _)| *serial).collect());
+        }
+        // Of one that is outstanding, those before it were settled from the oldest on.
+        let older = |serial: &Serial| {
+            self.outstanding.get(serial).map(|entry| entry.older).filter(|older| self.outstanding.contains_key(older))
+        };
+        let mut covered: Vec<_> = successors(Some(serial), older).collect();
+        covered.reverse();
+        Ok(covered)
     }
 }
 
@@ -247,12 +280,33 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_neither_found_nor_covered() {
-        let ledger = ledger(CumulativeScope::Connection, &[(1, AckMode::Client); 4]);
-        let gone: BTreeSet<_> = [Serial(1), Serial(2)].into();
-        assert_eq!(ledger.covered(Serial(2), &gone), Err(NotFound));
-        assert_eq!(ledger.covered(Serial(4), &gone), Ok(vec![Serial(3), Serial(4)]));
-        assert_eq!(ledger.len(), 4, "asking settles nothing");
+    fn what_others_have_outstanding_costs_a_cumulative_ack_nothing() {
+        // Some 100,000 × 100,000 steps if it looked at each of them.
+        let mut ledger = ledger(CumulativeScope::Subscription, &[(1, AckMode::Client); 100_000]);
+        let others = (0..100_000).map(|_| ledger.next_serial()).collect::<Vec<_>>();
+        for serial in others.iter().copied() {
+            let name: Arc<str> = "T_2".into();
+            ledger.insert(
+                serial,
+                Outstanding { key: SubscriptionKey(2), mode: AckMode::Client, name, offset: None, tag: DeliveryTag(1) },
+            );
+        }
+        for serial in others {
+            assert_eq!(ledger.settle(serial, |_| {}), Ok(1));
+        }
+        assert_eq!((ledger.len(), ledger.newest.len()), (100_000, 1));
+        assert_eq!(settled(&mut ledger, 100_000).map(|tags| tags.len()), Ok(100_000));
+        assert_eq!((ledger.newest.len(), ledger.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn cumulative_acks_of_one_subscription_follow_each_other() {
+        let modes = [(1, AckMode::Client), (2, AckMode::Client), (1, AckMode::Client), (1, AckMode::Client)];
+        let mut ledger = ledger(CumulativeScope::Subscription, &modes);
+        assert_eq!(settled(&mut ledger, 1), Ok(vec![1]));
+        assert_eq!(settled(&mut ledger, 3), Ok(vec![3]));
+        assert_eq!(settled(&mut ledger, 4), Ok(vec![4]));
+        assert_eq!(settled(&mut ledger, 2), Ok(vec![2]));
     }
 
     #[test]

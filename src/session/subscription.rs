@@ -522,7 +522,7 @@ impl Session {
             return self.handle_cancelled(key);
         }
         if let Some(position) = &mut subscription.position {
-            position.lose(self.ledger.oldest_offset(key));
+            position.lose(self.ledger.oldest_offsets().get(&key).copied());
         }
         if subscription.stage == Stage::Active {
             subscription.stage = Stage::Starting { receipt: None };
@@ -673,9 +673,10 @@ impl Session {
 
     /// The consumers are gone; what they had delivered is still in the ledger.
     pub(super) fn lose_consumers(&mut self) {
+        let oldest = self.ledger.oldest_offsets();
         for (key, subscription) in &mut self.subscriptions.by_key {
             if let Some(position) = &mut subscription.position {
-                position.lose(self.ledger.oldest_offset(*key));
+                position.lose(oldest.get(key).copied());
             }
         }
     }

@@ -199,19 +199,16 @@ impl Session {
         self.transactions.open.contains_key(name).then_some(()).ok_or_else(|| unknown_transaction(name))
     }
 
-    /// Plays the settlements through without doing them. A delivery that an earlier cumulative one of the same transaction
-    /// covered may be named again; one that was itself named may not.
+    /// Whether each settlement will find its delivery. One that an earlier cumulative one of the same transaction covers may be
+    /// named again; one that was itself named may not.
     fn check_settlements(&self, actions: &[Action]) -> Result<(), Refusal> {
-        let (mut gone, mut absorbed) = (BTreeSet::<Serial>::new(), BTreeSet::<Serial>::new());
+        let mut named = BTreeSet::<Serial>::new();
         for action in actions {
             let Action::Settle(settle) = action else { continue };
-            if absorbed.remove(&settle.serial) {
-                continue;
+            let serial = settle.serial;
+            if !self.ledger.is_stale(serial) && (self.ledger.get(serial).is_none() || !named.insert(serial)) {
+                return Err(super::settle::not_found(serial));
             }
-            let covered =
-                self.ledger.covered(settle.serial, &gone).map_err(|_| super::settle::not_found(settle.serial))?;
-            absorbed.extend(covered.iter().filter(|serial| **serial != settle.serial));
-            gone.extend(covered);
         }
         Ok(())
     }
