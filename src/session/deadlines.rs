@@ -47,7 +47,7 @@ impl Session {
                 let refusal = Refusal::fatal(
                     "connect.timeout",
                     "Login timeout",
-                    format!("no successful CONNECT within {seconds} s\n{unfinished}"),
+                    format!("no successful CONNECT in the time for it, {seconds} s at most\n{unfinished}"),
                     "Send CONNECT as soon as the WebSocket is open.",
                 );
                 return self.refuse(refusal.closing(CloseCode::PolicyViolation));
