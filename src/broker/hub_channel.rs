@@ -28,6 +28,7 @@ use super::shared_consumer::{Item, QueueNumber, SharedConsumer};
 use super::sluice::{Patience, Sluice, Source};
 use super::workshop::{Prepared, Product, Proven, Request, Workshop};
 use crate::budget::Charge;
+use crate::patience;
 use crate::session::amqp::ShortText;
 use crate::session::command::Settlement;
 use crate::session::event::Failure;
@@ -437,7 +438,7 @@ impl HubChannel {
         let limit = self.channel.link.config.operation_timeout;
         // lapin would cancel consumers that are dropped before it has ended them, on a channel that is closed.
         let ended = async { while self.consumers.next().await.is_some() {} };
-        if tokio::time::timeout(limit, ended).await.is_err() {
+        if patience::timeout(limit, ended).await.is_err() {
             return Err(Failure::TimedOut { step: "channel close" });
         }
         while self.settling.next().await.is_some() {}

@@ -14,7 +14,7 @@ use super::quarantine::{Company, Seclusion};
 use super::reply_text::ReplyText;
 use super::stream::KillSwitch;
 use super::wire::{Refusal, Wire};
-use crate::patience::Timer;
+use crate::patience::{self, Timer};
 use crate::session::event::Failure;
 use futures_util::StreamExt;
 use lapin::Event;
@@ -325,7 +325,7 @@ impl Link {
                             }
                         }
                     };
-                    let loss = tokio::time::timeout(REASON_PATIENCE, loss).await;
+                    let loss = patience::timeout(REASON_PATIENCE, loss).await;
                     return self.lost(loss.unwrap_or_else(|_| Loss::network("the broker closed the TCP connection")));
                 }
                 () = self.silence() => {

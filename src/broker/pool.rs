@@ -18,6 +18,7 @@ use super::proving::{LastOutage, Troubles};
 use super::quarantine::{Company, Past, Place, Quarantine, Seclusion};
 use super::tenancy::{ASKING_MAX, Tenants};
 use super::trial::Trials;
+use crate::patience;
 use crate::session::amqp::ShortText;
 use crate::session::command::Credentials;
 use crate::session::event::{BrokerInfo, LoginFailure};
@@ -675,7 +676,7 @@ impl Entry {
         let work = tokio::spawn(async move {
             let Connected { connection, switch, .. } = self.dial("check", &credentials, &[]).await?;
             let limit = self.config().operation_timeout;
-            let _ = tokio::time::timeout(limit, connection.close(200, "OK".into())).await;
+            let _ = patience::timeout(limit, connection.close(200, "OK".into())).await;
             switch.cut();
             Ok(())
         });

@@ -6,6 +6,7 @@
 
 use super::death::{Death, Loss};
 use super::link::Link;
+use crate::patience;
 use crate::session::amqp::ShortText;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -129,7 +130,7 @@ pub(super) async fn loss(link: &Link) -> Option<Loss> {
         return link.state().lost;
     }
     let mut state = link.watch();
-    let lost = tokio::time::timeout(JUDGEMENT_PATIENCE, state.wait_for(|state| state.lost.is_some())).await;
+    let lost = patience::timeout(JUDGEMENT_PATIENCE, state.wait_for(|state| state.lost.is_some())).await;
     lost.ok()?.ok()?.lost.clone()
 }
 
@@ -150,7 +151,7 @@ impl Default for Quarantine {
 
 impl Quarantine {
     pub(super) async fn place(&self) -> Result<Place, String> {
-        let place = tokio::time::timeout(QUARANTINE_WAIT, self.places.clone().acquire_owned()).await;
+        let place = patience::timeout(QUARANTINE_WAIT, self.places.clone().acquire_owned()).await;
         place
             .ok()
             .and_then(Result::ok)

@@ -9,6 +9,7 @@ use super::aside::declare_passively;
 use super::barrier::barrier_close;
 use super::fault::within;
 use super::link::Link;
+use crate::patience;
 use crate::session::amqp::ShortText;
 use crate::session::event::Failure;
 use futures_util::{FutureExt, StreamExt};
@@ -57,7 +58,7 @@ async fn read_end(link: &Arc<Link>, queue: &ShortText, offset: i64) -> Result<Op
         let name = ShortString::try_new(queue.as_str()).unwrap_or_default();
         let consume = scratch.basic_consume(name, "end".into(), BasicConsumeOptions::default(), arguments);
         let mut consumer = consume.await?;
-        let Ok(first) = tokio::time::timeout(FIRST_MESSAGE, consumer.next()).await else {
+        let Ok(first) = patience::timeout(FIRST_MESSAGE, consumer.next()).await else {
             return Ok((consumer, Some(0)));
         };
         let mut newest = first.transpose()?;
