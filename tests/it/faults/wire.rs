@@ -134,6 +134,20 @@ async fn a_distant_broker_is_slow_and_nothing_else() {
     assert_unharmed("100 ms to the broker and back", &traffic.finish().await);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_loses_packets_is_slow_and_nothing_else() {
+    let _alone = alone().await;
+    let proxy = FaultProxy::start(Rabbit::shared().amqp_port()).await;
+    // One in a hundred is the row's; more of them make the run short.
+    proxy.set(Mode::Lossy(Duration::from_millis(50), 20));
+    let relay = Relay::start_at(&uri(&proxy), "");
+    let mut traffic = Traffic::named(&unique("lossy"));
+    load(&relay, &mut traffic, MIX).await;
+    traffic.confirmed_more(200).await;
+    assert_eq!(failovers(&relay), 0, "loss is not the end of a connection");
+    assert_unharmed("uneven latency and loss", &traffic.finish().await);
+}
+
 /// A flooder in front of a narrow line is read as slowly as the line takes its messages.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_narrow_line_to_the_broker_holds_the_clients_back() {

@@ -11,6 +11,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+/// TCP_RTO_MIN of Linux.
+const SENT_AGAIN: Duration = Duration::from_millis(200);
+
 /// Of what a connection says when it begins.
 const INTRODUCTION_BYTES: usize = 4096;
 
@@ -19,6 +22,9 @@ pub enum Mode {
     Forward,
     /// Every piece comes this much later.
     Delay(Duration),
+    /// The same, between half and one and a half of it, and one piece in so many is lost: what is sent again comes as much later
+    /// as a kernel waits at least before it does, and with it all that is behind.
+    Lossy(Duration, usize),
     /// Connections are accepted and closed at once; those that exist go on.
     Refuse,
     /// Takes everything and passes nothing on, both ways: a peer that is gone without a word.
@@ -171,7 +177,7 @@ async fn pass(
     introduction: &watch::Sender<Vec<u8>>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
-    loop {
+    for piece in 1_usize.. {
         let bytes = match from.read(&mut buffer).await {
             Ok(0) | Err(_) => {
                 // The end is swallowed too.
@@ -190,6 +196,12 @@ async fn pass(
         match mode {
             mode if mode.swallows(direction) => continue,
             Mode::Delay(time) => tokio::time::sleep(time).await,
+            Mode::Lossy(time, one_in) => {
+                // Uneven, and the same in every run.
+                let jitter = time / 2 + time * (piece * 37 % 100) as u32 / 100;
+                let lost = if piece.is_multiple_of(one_in) { SENT_AGAIN } else { Duration::ZERO };
+                tokio::time::sleep(jitter + lost).await;
+            }
             Mode::Throttle(rate) => {
                 tokio::time::sleep(Duration::from_secs_f64(bytes.len() as f64 / f64::from(rate))).await;
             }
