@@ -98,6 +98,40 @@ async fn a_limit_on_queues_is_told() {
     remove(rabbit, &vhost, &["a"]);
 }
 
+/// RabbitMQ counts before it declares, so that two at the same time may both be the last one.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_make_queues_up_to_the_limit_get_what_they_were_told() {
+    const QUEUES_MAX: usize = 20;
+    let rabbit = Rabbit::shared();
+    let vhost = place(rabbit, &["a"]);
+    rabbit.ctl(&["set_vhost_limits", "-p", &vhost, &format!(r#"{{"max-queues": {QUEUES_MAX}}}"#)]);
+    let relay = Relay::start(rabbit);
+    let connect = format!("accept-version:1.2\nhost:{vhost}\nlogin:{vhost}-a\npasscode:secret");
+    let maker = async |mut client: Client, name: &str| {
+        let mut made = 0;
+        loop {
+            client.send(&format!("SUBSCRIBE\nid:{made}\ndestination:/queue/{name}-{made}\nreceipt:s\n\n")).await;
+            match client.frame().await {
+                frame if frame.command == Command::Receipt => made += 1,
+                frame => {
+                    assert_eq!(frame.header("error-code"), Some("broker.queue_limit"), "{frame:?}");
+                    assert_eq!(client.closed().await.0, 1013);
+                    return made;
+                }
+            }
+            assert!(made <= QUEUES_MAX, "nobody met the limit");
+        }
+    };
+    let (first, second) = (relay.client_with(&connect).await, relay.client_with(&connect).await);
+    let (first, second) = tokio::join!(maker(first, "first"), maker(second, "second"));
+    let there = rabbit.ctl(&["list_queues", "-p", &vhost, "--silent", "name"]).lines().count();
+    assert_eq!(first + second, there, "each that was told of is there, and no other");
+    assert!((QUEUES_MAX..=QUEUES_MAX + 1).contains(&there), "{there}");
+    assert!(first > 0 && second > 0, "they were at it together: {first}, {second}");
+    drop(relay);
+    remove(rabbit, &vhost, &["a"]);
+}
+
 /// RabbitMQ ends the whole connection for one channel too many; those who have theirs go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_users_limit_on_channels_is_told_to_whom_it_concerns() {
