@@ -97,7 +97,7 @@ async fn use_buffers(relay: &RelayProcess, working: Working) -> Working {
         client.expect("MESSAGE").await;
         (client, topic)
     };
-    for (mut client, _) in join_all(others.into_iter().map(fill)).await {
+    for (client, _) in join_all(others.into_iter().map(fill)).await {
         client.disconnect().await;
     }
     join_all(working.into_iter().map(fill)).await
