@@ -15,7 +15,7 @@ use super::command::{
 };
 use super::destination::Destination;
 use super::event::{Concern, Delivery, Failure};
-use super::ledger::{AckMode, MessageId, Outstanding};
+use super::ledger::{AckMode, MessageId, Outstanding, Serial};
 use super::message::{self, Envelope};
 use super::position::{self, Position};
 use super::properties::number;
@@ -51,6 +51,8 @@ pub(super) struct Subscription {
     /// The command that made it, and makes it anew after an outage.
     making: Subscribe,
     mode: AckMode,
+    /// The latest of its deliveries that waited for a settlement.
+    newest: Option<Serial>,
     /// Whether its queue has a name that nobody knows, so that a new one is as good: the old queue may still be locked.
     nameless: bool,
     /// Whether its queue is this user's for this destination alone, so that it ends with the right to it.
@@ -290,6 +292,7 @@ impl Session {
             id,
             making,
             mode,
+            newest: None,
             nameless: nameless && !survives,
             named,
             owned,
@@ -607,7 +610,8 @@ impl Session {
                 return self.refuse(too_many_unacked(self.ledger.len()));
             }
             (AckMode::Client | AckMode::ClientIndividual, Some(tag)) => {
-                self.ledger.insert(serial, Outstanding { key, mode, name, offset, tag });
+                let older = subscription.newest.replace(serial);
+                self.ledger.insert(serial, Outstanding { key, mode, name, offset, older, tag });
             }
         }
         self.stats.messages_delivered += 1;
@@ -654,6 +658,7 @@ impl Session {
             owned: false,
             id: Some(id),
             mode: AckMode::Auto,
+            newest: None,
             position: None,
             queue: None,
             restarts: Restarts::default(),
