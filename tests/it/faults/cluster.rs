@@ -139,7 +139,8 @@ async fn classic_queues_wait_for_a_node_that_the_relay_is_not_on() {
 async fn a_minority_confirms_nothing() {
     let _alone = alone().await;
     let cluster = block_in_place(|| Cluster::start(3));
-    let relay = Relay::start_before(&cluster.uris()[..1], "");
+    // The client answers no ping while the nodes start again.
+    let relay = Relay::start_before(&cluster.uris()[..1], "[websocket]\nping_interval = \"5m\"\n");
     let headers = "x-queue-type:quorum\ndurable:true\nauto-delete:false\n";
     let mut client = relay.client().await;
     subscribe_as(&mut client, "/queue/minority", headers, Acks::Individual).await.expect("subscribed");
