@@ -32,7 +32,7 @@ use self::quota::Quota;
 use self::stall::Stall;
 use crate::audit::{self, Subject};
 use crate::auth::Authenticator;
-use crate::broker::{Broker, Channel};
+use crate::broker::{Broker, Channel, Take};
 use crate::budget::{Excess, SESSION_BYTES};
 use crate::clients::Place;
 use crate::listener::tls::{Acceptor, Judged};
@@ -52,6 +52,9 @@ use crate::stomp::{Command, Decoder, Escapes, Frame, Item, Limits, encode};
 
 /// Bytes read ahead while the session wants no frames, so that pings are answered and a closed socket is noticed.
 const READ_AHEAD_MAX: usize = 64 * 1024;
+
+/// Who is ended to make room takes the reason within this time or not at all: what it has not read is kept until then.
+const PARTING_MAX: Duration = Duration::from_secs(2);
 
 /// Frames handled before the socket is written and everything else is looked at again.
 const FRAMES_PER_TURN: usize = 64;
@@ -147,6 +150,8 @@ enum Turn {
     Deadline,
     Drain,
     Excess(Excess),
+    /// What waits to be taken from the broker.
+    Grown,
     Login(Login),
     Reconfigured,
     Refreshed(Result<Identity, ProofFailure>),
@@ -295,8 +300,8 @@ impl Connection {
             event = async {
                 let lease = self.lease.as_mut().expect("checked by the branch's condition");
                 // Without room nothing is taken, but a client that is too slow for its subscriptions is told so.
-                if room { lease.next_event().await } else { lease.next_overflow().await }
-            }, if self.lease.is_some() => Turn::Broker(event),
+                lease.next_event_or_growth(if room { Take::Everything } else { Take::Overflows }).await
+            }, if self.lease.is_some() => event.map_or(Turn::Grown, Turn::Broker),
             () = std::future::ready(()), if self.more && room => Turn::Again,
         }
     }
@@ -310,7 +315,8 @@ impl Connection {
     fn handle_turn(&mut self, turn: Turn) -> Option<Close> {
         let now = Instant::now();
         match turn {
-            Turn::Again => None,
+            // It is charged before the next wait.
+            Turn::Again | Turn::Grown => None,
             Turn::Broker(event) => self.handle_broker(now, event),
             Turn::Deadline => self.handle_deadline(now),
             Turn::Drain if self.place.is_evicted() => {
@@ -646,17 +652,22 @@ impl Connection {
     async fn close(self: Box<Self>, close: Close) {
         let Connection { buffer, config, decoder, lease, place, session, socket, .. } = *self;
         drop((buffer, decoder, session));
-        place.account.set(SESSION_BYTES + socket.retained_bytes(), 0);
+        let unsaid = SESSION_BYTES + socket.retained_bytes();
+        // Until RabbitMQ has them back, the deliveries are kept.
+        place.account.set(unsaid + lease.as_ref().map_or(0, Channel::retained_bytes), 0);
         if place.leaves_at_once() {
             return;
         }
-        let farewell = socket.close(close.code as u16, &close.reason, config.close_timeout);
-        match lease {
-            Some(lease) => {
-                tokio::join!(farewell, lease.close());
+        let patience =
+            if place.account.makes_room() { PARTING_MAX.min(config.close_timeout) } else { config.close_timeout };
+        let farewell = socket.close(close.code as u16, &close.reason, patience);
+        let give_back = async {
+            if let Some(lease) = lease {
+                lease.close().await;
+                place.account.set(unsaid, 0);
             }
-            None => farewell.await,
-        }
+        };
+        tokio::join!(farewell, give_back);
     }
 }
 

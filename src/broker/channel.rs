@@ -27,6 +27,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
+/// What a caller takes of a session's events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    Everything,
+    /// No more than what tells it that it is too slow.
+    Overflows,
+}
+
 pub struct Channel {
     consume: ConsumeSide,
     publish: PublishSide,
@@ -150,7 +158,7 @@ impl Channel {
         if self.publishing.is_up() { self.publish.unwritten() } else { 0 }
     }
 
-    /// What was taken from the broker for this session alone and was not handed out.
+    /// What was taken from the broker for this session alone and was not handed out. Growth counts from here.
     pub fn retained_bytes(&self) -> usize {
         self.consume.retained_bytes()
     }
@@ -183,11 +191,22 @@ impl Channel {
         .await
     }
 
-    /// The next [`BrokerEvent::Overflowed`] or `Dismissed`, for a caller that can take nothing else now. Performs nothing.
-    pub async fn next_overflow(&mut self) -> BrokerEvent {
-        std::future::poll_fn(|cx| match self.poll_overflow(cx) {
-            Poll::Pending => self.poll_tenancy(cx),
-            ready => ready,
+    /// The same, or, for a caller that can take nothing else now, the next [`BrokerEvent::Overflowed`] or `Dismissed`, which performs
+    /// nothing. None when much more is retained than [`Channel::retained_bytes`] last said.
+    pub async fn next_event_or_growth(&mut self, take: Take) -> Option<BrokerEvent> {
+        std::future::poll_fn(|cx| {
+            let polled = match take {
+                Take::Everything => self.poll_event(cx),
+                Take::Overflows => self.poll_overflow(cx),
+            };
+            let polled = match polled {
+                Poll::Pending => self.poll_tenancy(cx),
+                ready => ready,
+            };
+            match polled {
+                Poll::Pending => self.consume.poll_growth(cx).map(|()| None),
+                ready => ready.map(Some),
+            }
         })
         .await
     }

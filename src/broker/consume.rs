@@ -195,7 +195,7 @@ impl ConsumeSide {
     }
 
     pub(super) fn retained_bytes(&self) -> usize {
-        self.sluice.as_ref().map_or(0, |sluice| sluice.retained_bytes())
+        self.sluice.as_ref().map_or(0, |sluice| sluice.tell())
     }
 
     pub(super) fn shared_bytes(&self) -> usize {
@@ -318,6 +318,11 @@ impl ConsumeSide {
             Failure::Refused { .. } => (failure, Concern::Subscription(key)),
             failure => (failure, Concern::Session),
         }))
+    }
+
+    /// Ready when much more is retained than [`ConsumeSide::retained_bytes`] last said.
+    pub(super) fn poll_growth(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.sluice.as_ref().map_or(Poll::Pending, |sluice| sluice.poll_growth(cx))
     }
 
     pub(super) fn poll_overflow(&mut self, cx: &mut Context<'_>) -> Poll<BrokerEvent> {

@@ -88,7 +88,7 @@ async fn prefetch(channel: &Leased) -> Result<(), Failure> {
 /// Bounds and counts what waits on a channel from now on.
 fn bound_waiting(channel: &Leased) -> Arc<Sluice> {
     let config = &channel.link.config;
-    let sluice = Arc::new(Sluice::charged(config.shared_waiting_bytes_max, config.budget.charge(0)));
+    let sluice = Arc::new(Sluice::charged(config.shared_waiting_bytes_max, config.budget.clone()));
     channel.link.wire.limit_channel(channel.raw.id(), &sluice);
     sluice
 }

@@ -73,7 +73,7 @@ mod wire;
 mod workbench;
 mod workshop;
 
-pub use channel::Channel;
+pub use channel::{Channel, Take};
 pub use config::{BrokerConfig, ConfigError, Encryption, Node};
 pub use counts::ConnectCounts;
 pub use link::Role;

@@ -5,6 +5,8 @@
 //! When the session has taken what waits, as much as fits is requeued, in order, and comes again. Until the last has come, nothing
 //! new passes it. So each message is sent twice at most while nobody else reads the queue, and its delivery count grows by one.
 //!
+//! While the process has hardly any memory left, [`SPARING`] is allowed: RabbitMQ would fill what those leave who are ended for it.
+//!
 //! Streams know no requeue. Once something of a stream's consumer is taken out, everything behind it is, until the session has
 //! the consumer made anew from there ([`super::consume`]); what was taken out is then acknowledged, which a stream does not mind.
 
@@ -12,7 +14,7 @@ use super::frame::{self, Head, Kind, methods};
 use super::returns::Collected;
 use super::table;
 use super::wire::Wire;
-use crate::budget::Charge;
+use crate::budget::{Budget, Charge};
 use futures_util::task::AtomicWaker;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,6 +23,13 @@ use std::task::{Context, Poll};
 
 /// What a delivery takes beside its body, if its head is not large.
 const SMALL_HEAD: usize = 1024;
+
+/// The session is told of what waits when it has grown by so much, whether or not it can take anything: its account knows of it
+/// only then.
+const GROWTH: usize = 64 << 10;
+
+/// What may wait for one session while the process has hardly any memory left, or a message beyond.
+const SPARING: usize = 64 << 10;
 
 /// What is kept of a delivery that is taken out, with the room of a list that grows.
 const WITHHELD_BYTES: usize = 2 * size_of::<Withheld>();
@@ -91,6 +100,7 @@ struct State {
 /// Of one AMQP channel.
 #[derive(Debug)]
 pub(super) struct Sluice {
+    budget: Budget,
     bytes_max: usize,
     /// Counts what waits where no session's account does.
     charge: Option<Charge>,
@@ -98,6 +108,10 @@ pub(super) struct Sluice {
     large_heads: AtomicUsize,
     /// Not yet taken by the session.
     waiting: AtomicUsize,
+    /// So much waited when the session last asked.
+    told: AtomicUsize,
+    /// Of the session, for what has grown since then.
+    growth: AtomicWaker,
     /// How many deliveries are taken out.
     taken_out: AtomicUsize,
     /// Something is withheld, or on its way back.
@@ -119,12 +133,15 @@ enum Verdict {
 }
 
 impl Sluice {
-    pub(super) fn new(bytes_max: usize) -> Sluice {
+    pub(super) fn new(bytes_max: usize, budget: Budget) -> Sluice {
         Sluice {
+            budget,
             bytes_max,
             charge: None,
             large_heads: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            told: AtomicUsize::new(0),
+            growth: AtomicWaker::new(),
             taken_out: AtomicUsize::new(0),
             overflows: AtomicBool::new(false),
             state: Mutex::default(),
@@ -132,9 +149,9 @@ impl Sluice {
         }
     }
 
-    /// For what many will get: what waits is counted in `charge`.
-    pub(super) fn charged(bytes_max: usize, charge: Charge) -> Sluice {
-        Sluice { charge: Some(charge), ..Sluice::new(bytes_max) }
+    /// For what many will get: what waits is counted here.
+    pub(super) fn charged(bytes_max: usize, budget: Budget) -> Sluice {
+        Sluice { charge: Some(budget.charge(0)), ..Sluice::new(bytes_max, budget) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -150,9 +167,21 @@ impl Sluice {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// What waits, and what is kept of what was taken out.
-    pub(super) fn retained_bytes(&self) -> usize {
-        self.waiting() + self.taken_out.load(Ordering::Relaxed) * WITHHELD_BYTES
+    /// What waits, and what is kept of what was taken out. Growth counts from here.
+    pub(super) fn tell(&self) -> usize {
+        let waiting = self.waiting();
+        self.told.store(waiting, Ordering::Relaxed);
+        waiting + self.taken_out.load(Ordering::Relaxed) * WITHHELD_BYTES
+    }
+
+    /// Ready when much more waits than when the session last asked.
+    pub(super) fn poll_growth(&self, cx: &Context<'_>) -> Poll<()> {
+        self.growth.register(cx.waker());
+        if self.has_grown(self.waiting()) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn has_grown(&self, waiting: usize) -> bool {
+        waiting > self.told.load(Ordering::Relaxed) + GROWTH
     }
 
     /// Whether [`Sluice::give_back`] or [`Sluice::cut_off`] may have something to say.
@@ -168,7 +197,18 @@ impl Sluice {
     }
 
     fn is_full(&self) -> bool {
-        self.waiting() >= self.bytes_max
+        let waiting = self.waiting();
+        waiting >= self.bytes_max || (waiting >= SPARING && self.spares())
+    }
+
+    /// What may wait now.
+    fn allowed(&self) -> usize {
+        if self.spares() { self.bytes_max.min(SPARING) } else { self.bytes_max }
+    }
+
+    /// What waits for many waits for none of them, so that those who work need not feel the others.
+    fn spares(&self) -> bool {
+        self.charge.is_none() && self.budget.is_full()
     }
 
     fn judge(&self, delivered: &Delivered<'_>) -> Verdict {
@@ -224,7 +264,10 @@ impl Sluice {
             self.large_heads.fetch_add(1, Ordering::Relaxed);
         }
         let bytes = body + head.max(SMALL_HEAD);
-        self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        let waiting = self.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if self.has_grown(waiting) {
+            self.growth.wake();
+        }
         if let Some(charge) = &self.charge {
             charge.grow(bytes);
         }
@@ -280,10 +323,10 @@ impl Sluice {
             state.returning = 0;
         }
         let mut tags = Vec::new();
-        let mut bytes = self.waiting();
-        if state.returning == 0 && bytes <= self.bytes_max / 2 {
+        let (mut bytes, allowed) = (self.waiting(), self.allowed());
+        if state.returning == 0 && bytes <= allowed / 2 {
             while let Some(withheld) = state.withheld.front()
-                && (tags.is_empty() || bytes + withheld.bytes <= self.bytes_max)
+                && (tags.is_empty() || bytes + withheld.bytes <= allowed)
             {
                 bytes += withheld.bytes;
                 tags.push(withheld.tag);

@@ -234,6 +234,12 @@ impl Budget {
         true
     }
 
+    /// Whether so much is counted, those included who are ended for it and not yet gone, that nothing more should be taken that can
+    /// wait elsewhere.
+    pub fn is_full(&self) -> bool {
+        self.used() > self.0.process_max.load(Ordering::Relaxed)
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -388,6 +394,11 @@ impl Account {
 
     pub fn bytes(&self) -> usize {
         self.holder.bytes()
+    }
+
+    /// Whether this connection has to leave because the process has no room.
+    pub fn makes_room(&self) -> bool {
+        self.holder.chosen() == Some(Excess::Process)
     }
 
     /// Ready when this connection has to leave, and why.

@@ -3,6 +3,7 @@
 
 mod budget;
 mod crowd;
+mod slow;
 mod stages;
 mod taken;
 mod turns;

@@ -332,7 +332,8 @@ impl ConsumeSide {
             Completed::Deleted => None,
             Completed::Opened(channel) => {
                 self.watch = Some(LinkWatch::new(&channel.link));
-                let sluice = Arc::new(Sluice::new(channel.link.config.delivery_bytes_max));
+                let config = &channel.link.config;
+                let sluice = Arc::new(Sluice::new(config.delivery_bytes_max, config.budget.clone()));
                 channel.link.wire.limit_channel(channel.raw.id(), &sluice);
                 self.sluice = Some(sluice);
                 self.channel = Some(channel);
