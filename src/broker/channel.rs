@@ -234,6 +234,10 @@ impl Channel {
         let end = async {
             while !matches!(self.phase, Phase::Ended) || !self.ready.is_empty() {
                 self.next_event().await;
+                // A side that was lost on the way has it begin again, with the other one alone.
+                if matches!(self.phase, Phase::Open) {
+                    self.execute(BrokerCommand::Close);
+                }
             }
         };
         // Past the deadline `self` is dropped, which releases in the background.

@@ -107,6 +107,28 @@ impl Scene {
     }
 }
 
+/// RabbitMQ closes the channel for the SEND while the relay ends the session for what came behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_on_the_way_out_holds_nothing_back() {
+    let rabbit = Rabbit::shared();
+    let (relay, admin) = (Relay::start(rabbit), rabbit.admin().await);
+    for behind in ["SEND\nnonsense\n\n\0", "FOO\n\n\0"] {
+        let queue = unique("way-out");
+        admin.queue(&queue).await;
+        admin.send(&queue, b"hello").await;
+        let mut client = relay.client().await;
+        client.subscribe(&format!("id:0\ndestination:/amq/queue/{queue}\nack:client")).await;
+        client.message("hello").await;
+        client.send_bytes(format!("SEND\ndestination:/exchange/missing/key\n\nx\0{behind}").as_bytes()).await;
+        client.expect("ERROR").await;
+        client.closed().await;
+        // Longer than that, and it waits for an answer that never comes, up to broker.operation_timeout.
+        let back = eventually("the message is back", async || admin.ready(&queue).await == Some(1));
+        tokio::time::timeout(Duration::from_secs(8), back).await.expect("it is not held back");
+        admin.delete(&queue).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_delivered_stays_delivered_while_publishing_is_away() {
     let mut scene = Scene::new("").await;
