@@ -539,7 +539,12 @@ impl Session {
                         return;
                     }
                     if let Err(refusal) = self.carry_out(&frame) {
-                        self.refuse(refusal.about_receipt(frame.header("receipt")));
+                        // It takes its own turn, behind the receipts of what was before it.
+                        let refusal = refusal.about_receipt(frame.header("receipt"));
+                        match refusal.ends_session(self.config.compatibility) {
+                            true => self.actions.push_front(Action::Refuse(Box::new(refusal))),
+                            false => self.refuse(refusal),
+                        }
                     }
                 }
                 // What a COMMIT acknowledges is kept until what it publishes has gone.
